@@ -1,0 +1,78 @@
+"""Writing files so that half a file never counts as a file.
+
+Every product of a stage goes through `replacing`: it is written to a temporary sibling, flushed to the disk and renamed. A process killed
+at any moment leaves either the old file or the new one.
+"""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from luss.errors import LussError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success the file written there is flushed and renamed to `path`.
+
+    On an error the temporary file is removed and `path` is left as it was.
+
+    Args:
+        path: The final file. Its folder is made when absent.
+
+    Raises:
+        LussError: The disk is full (or a quota is reached).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if is_disk_full(error):
+            raise LussError(
+                f"the disk that holds {path.parent} is full: free some space and run the same command again, it continues"
+            ) from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error says that a disk or a quota is full, however a library has wrapped it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # torch.save and HDF5 wrap the system's error in text.
+    return isinstance(error, (OSError, RuntimeError)) and "No space left on device" in str(error)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` (UTF-8) to `path` atomically."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as indented JSON to `path` atomically; keys keep their order."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        LussError: The file is absent or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise LussError(f"{path} does not exist") from error
+    except ValueError as error:
+        raise LussError(f"{path} is not valid JSON ({error}): delete it and run the stage again") from error

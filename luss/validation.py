@@ -1,0 +1,101 @@
+"""Checks of a configuration's values that types cannot express, made before anything runs."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from luss.errors import LussError
+from luss.settings import RunSettings
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "data.verify": ("header", "full"),
+    "pretrain.method": ("pass_s", "swav"),
+    "extract_features.dtype": ("float16", "float32"),
+    "cluster.engine": ("auto", "faiss", "torch"),
+    "cluster.metric": ("cosine", "euclidean"),
+    "pseudo_labels.threshold_method": ("otsu", "triangle", "minimum_error"),
+    "evaluate.matching": ("hungarian", "identity"),
+}
+# By the last part of a key.
+_CHOICES_EVERYWHERE: dict[str, tuple[str, ...]] = {
+    "optimizer": ("lars", "larc", "sgd", "adamw"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+}
+_POSITIVE = {
+    "batch_size", "accumulate", "lr_batch_size", "log_every", "checkpoint_minutes", "checkpoint_epochs", "size", "num_prototypes",
+    "embedding_dim", "hidden_dim", "temperature", "epsilon", "sinkhorn_iterations", "upsample", "resize", "crop", "shard_size",
+    "num_clusters", "num_iterations", "num_restarts", "chunk_size", "short_side", "size_multiple", "label_stride", "max_pixels",
+}  # fmt: skip
+_NOT_NEGATIVE = {
+    "epochs", "lr", "final_lr", "warmup_epochs", "momentum", "weight_decay", "clip_grad", "workers", "count", "queue_length",
+    "queue_start_epoch", "freeze_prototypes_steps", "deep_weight", "pixel_alignment_weight", "grid_size", "weight", "seed",
+}  # fmt: skip
+_SHARES = {"max_skipped_share", "jitter_probability", "grey_probability", "blur_probability", "image_weight", "difficulty"}
+# 0 has a meaning of its own here.
+_ZERO_MEANS_OFF = {"predict.max_pixels"}
+
+
+def validate(settings: RunSettings) -> None:
+    """Checks ranges, choices and values that must fit each other.
+
+    Raises:
+        LussError: Listing everything that is wrong, with the key and what it may be.
+    """
+    problems = [problem for key, value in _values(settings) for problem in _check(key, value)]
+    problems += _check_together(settings)
+    if problems:
+        raise LussError("\n".join(problems) if len(problems) > 1 else problems[0])
+
+
+def _values(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for entry in dataclasses.fields(settings):
+        value = getattr(settings, entry.name)
+        if dataclasses.is_dataclass(value):
+            yield from _values(value, f"{prefix}{entry.name}.")
+        else:
+            yield f"{prefix}{entry.name}", value
+
+
+def _check(key: str, value: Any) -> Iterator[str]:
+    last = key.split(".")[-1]
+    choices = _CHOICES.get(key) or _CHOICES_EVERYWHERE.get(last)
+    if choices and value not in choices:
+        yield f"{key} is {value!r}: choose one of {', '.join(choices)}"
+    rules: list[tuple[bool, Callable[[Any], bool], str]] = [
+        (last in _POSITIVE and key not in _ZERO_MEANS_OFF, lambda v: v > 0, "more than 0"),
+        (last in _NOT_NEGATIVE, lambda v: v >= 0, "0 or more"),
+        (last in _SHARES, lambda v: 0 <= v <= 1, "from 0 to 1"),
+        (last == "scale", lambda v: 0 < v[0] <= v[1] <= 1, "two shares of the area, 0 < low <= high <= 1"),
+        (last == "blur_sigma", lambda v: 0 <= v[0] <= v[1], "two sigmas, 0 <= low <= high"),
+        (last == "output_stride", lambda v: v in (0, 8, 16, 32), "8, 16 or 32"),
+        (last == "max_aspect", lambda v: v >= 1, "1 or more"),
+    ]
+    for applies, holds, allowed in rules:
+        if applies and not holds(value):
+            yield f"{key} is {value!r}: it must be {allowed}"
+
+
+def _check_together(settings: RunSettings) -> Iterator[str]:
+    for name in ("pretrain", "pixel_attention", "finetune"):
+        block = getattr(settings, name)
+        if block.batch_size % block.accumulate:
+            yield f"{name}.batch_size ({block.batch_size}) must be a multiple of {name}.accumulate ({block.accumulate})"
+    if settings.pretrain.global_views.count != 2:
+        yield f"pretrain.global_views.count is {settings.pretrain.global_views.count}: the methods here compare exactly 2"
+    if settings.pixel_attention.views.count < 2:
+        yield f"pixel_attention.views.count is {settings.pixel_attention.views.count}: at least 2 views are compared"
+    if settings.extract_features.crop > settings.extract_features.resize:
+        yield (
+            f"extract_features.crop ({settings.extract_features.crop}) is larger than extract_features.resize "
+            f"({settings.extract_features.resize})"
+        )
+    threshold = settings.pseudo_labels.threshold
+    if threshold not in ("auto", "validation"):
+        try:
+            valid = 0 <= float(threshold) <= 1
+        except ValueError:
+            valid = False
+        if not valid:
+            yield f"pseudo_labels.threshold is {threshold!r}: use auto, validation, or a number from 0 to 1"
+    if settings.cluster.num_clusters > 65535:
+        yield f"cluster.num_clusters is {settings.cluster.num_clusters}: label maps hold ids up to 65535"
