@@ -1,0 +1,147 @@
+"""Whole images, resized for inference, in batches of one shape."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from luss.data.images import UnreadableImage
+from luss.data.manifest import Manifest
+from luss.data.views import ImageSource, cut
+from luss.training.workers import initialise_worker
+
+
+def target_size(width: int, height: int, *, short_side: int, multiple: int = 1, max_aspect: float = 8.0) -> tuple[int, int]:
+    """The size an image is resized to: its short side becomes `short_side`, its aspect is kept.
+
+    Args:
+        width: Of the image, pixels.
+        height: Of the image, pixels.
+        short_side: Pixels.
+        multiple: The long side is rounded to a multiple of this, so that images share batches; 1 keeps the aspect to the pixel.
+        max_aspect: Longer images are squeezed to this aspect, so that a panorama does not fill the memory.
+
+    Returns:
+        (width, height), both at least `short_side`.
+    """
+    aspect = min(max(width, height) / min(width, height), max_aspect)
+    long_side = int(short_side * aspect) if multiple == 1 else round(short_side * aspect / multiple) * multiple
+    long_side = max(long_side, short_side)
+    return (long_side, short_side) if width >= height else (short_side, long_side)
+
+
+def shape_batches(sizes: Sequence[tuple[int, int]], indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Groups indices whose images have the same target size into batches, in a fixed order.
+
+    Args:
+        sizes: Target size of each entry of `indices`.
+        indices: Image indices.
+        batch_size: Images of the first shape a batch may hold; larger shapes keep the number of pixels about the same.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for size, index in zip(sizes, indices, strict=True):
+        groups.setdefault(size, []).append(index)
+    batches = []
+    for size in sorted(groups):
+        members = groups[size]
+        # Square images set the scale: an 8 : 1 panorama counts as eight of them.
+        count = max(1, batch_size * min(size) // max(size))
+        batches += [members[start : start + count] for start in range(0, len(members), count)]
+    return batches
+
+
+@dataclass(frozen=True)
+class ResizedBatch:
+    """Images of one shape.
+
+    Attributes:
+        images: (B, 3, H, W) uint8.
+        indices: Manifest index of each.
+        unreadable: Index, path and reason of those that could not be read and are not in `images`.
+    """
+
+    images: Tensor
+    indices: list[int]
+    unreadable: list[tuple[int, str, str]]
+
+
+class _ResizedDataset(Dataset[tuple[int, Tensor | None, str, str]]):
+    def __init__(self, manifest: Manifest, size_of: Callable[[int], tuple[int, int]], max_pixels: int, min_side: int, crop: bool) -> None:
+        self.images = ImageSource([manifest], max_pixels=max_pixels, min_side=min_side)
+        self.size_of, self.crop = size_of, crop
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str, str]:
+        try:
+            image, (width, height) = self.images.read(index)
+        except UnreadableImage as error:
+            return index, None, str(error.path), error.reason
+        size = self.size_of(index)
+        rectangle: tuple[float, float, float, float] = (0, 0, width, height)
+        if self.crop:
+            side = min(width, height) * size[0] / self.images.min_side if self.images.min_side else min(width, height)
+            rectangle = ((width - side) / 2, (height - side) / 2, side, side)
+        return index, torch.from_numpy(cut(image, (width, height), rectangle, size=size, flip=False)), "", ""
+
+
+def _collate(samples: list[tuple[int, Tensor | None, str, str]]) -> ResizedBatch:
+    good = [(index, image) for index, image, _, _ in samples if image is not None]
+    bad = [(index, path, reason) for index, image, path, reason in samples if image is None]
+    images = torch.stack([image for _, image in good]) if good else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
+    return ResizedBatch(images, [index for index, _ in good], bad)
+
+
+def resized_batches(
+    manifest: Manifest,
+    indices: Sequence[int],
+    *,
+    short_side: int,
+    size_multiple: int,
+    max_aspect: float,
+    batch_size: int,
+    workers: int,
+    max_pixels: int,
+) -> Iterator[ResizedBatch]:
+    """Whole images at `target_size`, grouped into batches of one shape; the order of images is not that of `indices`."""
+
+    def size_of(index: int) -> tuple[int, int]:
+        return target_size(*manifest.size(index), short_side=short_side, multiple=size_multiple, max_aspect=max_aspect)
+
+    batches = shape_batches([size_of(index) for index in indices], indices, batch_size)
+    dataset = _ResizedDataset(manifest, size_of, max_pixels, short_side, False)
+    yield from _loader(dataset, batches, workers)
+
+
+def cropped_batches(
+    manifest: Manifest, indices: Sequence[int], *, resize: int, crop: int, batch_size: int, workers: int, max_pixels: int
+) -> Iterator[ResizedBatch]:
+    """Centre squares: the short side at `resize` pixels, of which the middle `crop` x `crop` are kept; in order of `indices`."""
+    batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
+    dataset = _ResizedDataset(manifest, lambda index: (crop, crop), max_pixels, resize, True)
+    yield from _loader(dataset, batches, workers)
+
+
+def _loader(dataset: _ResizedDataset, batches: list[list[int]], workers: int) -> Iterator[ResizedBatch]:
+    yield from DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=initialise_worker
+    )
+
+
+def normalise(images: Tensor, device: torch.device, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 on the device, minus mean, over std, channels last."""
+    offset = torch.tensor(mean, device=device)[:, None, None]
+    scale = torch.tensor(std, device=device)[:, None, None]
+    values = images.to(device, non_blocking=True).float() / 255
+    return ((values - offset) / scale).contiguous(memory_format=torch.channels_last)
+
+
+def shard_rows(num_rows: int, shard_size: int, shard: int) -> range:
+    """The rows of a shard."""
+    return range(shard * shard_size, min((shard + 1) * shard_size, num_rows))
+
+
+def num_shards(num_rows: int, shard_size: int) -> int:
+    """How many shards hold `num_rows` rows."""
+    return int(np.ceil(num_rows / shard_size))

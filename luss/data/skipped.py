@@ -1,0 +1,153 @@
+"""The list of files a stage could not use, with the reason, and the limit on how many there may be."""
+
+import csv
+import io
+import os
+import re
+from pathlib import Path
+
+from luss.errors import LussError
+from luss.files import is_disk_full, replacing
+
+_HEADER = ("path", "reason")
+
+# Controls would break lines and columns; surrogates stand for bytes that are not UTF-8 (PEP 383).
+_ESCAPED = re.compile("[\x00-\x1f\x7f\\\\\udc80-\udcff]")
+_ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|.)")
+_LETTERS = {"\\": "\\", "\t": "t", "\n": "n", "\r": "r"}
+_UNESCAPED = {letter: character for character, letter in _LETTERS.items()}
+
+
+def escape_path(path: str) -> str:
+    r"""Writes any path of the system as one line of valid UTF-8 without tabs, readable by people.
+
+    Tab, newline, carriage return and backslash become `\t`, `\n`, `\r` and `\\`; other control characters and bytes
+    that are not UTF-8 become `\xNN`. All else, spaces and unicode included, stays.
+
+    Args:
+        path: A path as `os` gives it: bytes that are not UTF-8 as surrogates.
+    """
+    return _ESCAPED.sub(lambda match: "\\" + _escape_letter(match[0]), path)
+
+
+def unescape_path(text: str) -> str:
+    """The path that `escape_path` turned into `text`."""
+    return _ESCAPE.sub(lambda match: _unescape_letter(match[1]), text) if "\\" in text else text
+
+
+def _escape_letter(character: str) -> str:
+    return _LETTERS.get(character) or f"x{ord(character) & 0xFF:02x}"
+
+
+def _unescape_letter(letter: str) -> str:
+    if letter in _UNESCAPED:
+        return _UNESCAPED[letter]
+    code = int(letter[1:], 16)
+    return chr(code if code < 0x80 else 0xDC00 + code)
+
+
+class SkippedFiles:
+    r"""A CSV file `path,reason` with one line for every file that could not be used.
+
+    Each path is listed once, however often a stage is resumed; a line cut off by a kill is dropped. One process owns
+    the file: workers report to it. Paths are escaped as by `escape_path`.
+
+    Args:
+        path: The CSV file; written when the first path is added.
+
+    Raises:
+        LussError: The file is there and cannot be read, or it is no such list.
+
+    Example:
+        >>> skipped = SkippedFiles(stage_folder / "skipped.csv")
+        >>> skipped.add(Path("photos/broken.jpg"), "truncated")
+        >>> skipped.check(total=1000, max_share=0.01)
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._reasons: dict[str, str] = {}
+        if path.exists():
+            self._load()
+
+    def __contains__(self, path: Path) -> bool:
+        """Whether `path` is listed."""
+        return escape_path(str(path)) in self._reasons
+
+    @property
+    def count(self) -> int:
+        """Number of files listed."""
+        return len(self._reasons)
+
+    def add(self, path: Path, reason: str) -> None:
+        """Lists a file, at once on disk; a path that is listed already keeps its first reason.
+
+        Raises:
+            LussError: The disk is full.
+        """
+        name = escape_path(str(path))
+        if name in self._reasons:
+            return
+        self._reasons[name] = " ".join(escape_path(reason).split())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(self.path, "ab") as file:
+                rows = [(name, self._reasons[name])]
+                file.write(_csv_lines([_HEADER, *rows] if file.tell() == 0 else rows))
+        except OSError as error:
+            if is_disk_full(error):
+                raise LussError(f"the disk that holds {self.path} is full: free some space and run again") from error
+            raise
+
+    def forget(self, folder: Path) -> None:
+        """Takes `folder` and the files below it off the list, because they are about to be looked at anew.
+
+        Args:
+            folder: A folder as it begins the paths that were added.
+        """
+        top = escape_path(str(folder)).rstrip(os.sep) + os.sep
+        kept = {name: reason for name, reason in self._reasons.items() if not f"{name}{os.sep}".startswith(top)}
+        if len(kept) == len(self._reasons):
+            return
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(_csv_lines([_HEADER, *kept.items()]))
+        self._reasons = kept
+
+    def check(self, total: int, max_share: float) -> None:
+        """Refuses a data set with too many unusable files.
+
+        Args:
+            total: Number of files looked at, the listed ones included.
+            max_share: Largest share that may be listed, 0..1.
+
+        Raises:
+            LussError: More than `max_share` of `total` files are listed.
+        """
+        if self.count <= max_share * total:
+            return
+        share = self.count / max(total, self.count)
+        raise LussError(
+            f"{self.count:,} of {total:,} image files ({share:.1%}) could not be used, more than "
+            f"data.max_skipped_share={max_share:g} allows. The files and reasons are in {self.path}: "
+            "repair or remove them, or raise data.max_skipped_share"
+        )
+
+    def _load(self) -> None:
+        """Reads the list and cuts off a last line that a kill left unfinished: only its end is a newline."""
+        try:
+            data = self.path.read_bytes()
+            complete = data[: data.rfind(b"\n") + 1]
+            rows = list(csv.reader(io.StringIO(complete.decode(), newline="")))
+            if len(complete) < len(data):
+                os.truncate(self.path, len(complete))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise LussError(f"{self.path} cannot be read as a list of skipped files ({error}): delete it") from error
+        if rows and (tuple(rows[0]) != _HEADER or any(len(row) != 2 for row in rows)):
+            raise LussError(f"{self.path} is not a list of skipped files with the columns path,reason: delete it")
+        self._reasons = dict(rows[1:])
+
+
+def _csv_lines(rows: list[tuple[str, str]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

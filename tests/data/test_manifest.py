@@ -1,0 +1,394 @@
+"""The manifest of a folder of images."""
+
+import csv
+import multiprocessing
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from luss.data import manifest as manifest_module
+from luss.data.images import UnreadableImage
+from luss.data.manifest import Manifest, ManifestStopped, ManifestSummary, build_manifest, find_images
+from luss.data.skipped import SkippedFiles
+from luss.errors import LussError
+
+
+def add_image(path: Path, size: tuple[int, int] = (4, 3), mode: str = "RGB", **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size).save(path, **options)
+    return path
+
+
+def build(root: Path, out: Path, split: str = "train", **options: Any) -> Manifest:
+    build_manifest(root, out, split, skipped=SkippedFiles(out / "skipped.csv"), **options)
+    return Manifest.open(out, split)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """30 images in nested folders, each of another size."""
+    root = tmp_path / "photos"
+    for i in range(30):
+        add_image(root / ["", "a", "a/b", "z"][i % 4] / f"{i}.png", (i + 1, 2 * i + 1))
+    return root
+
+
+def nasty_folder(root: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Makes one file of every kind; returns the sizes of the good ones and a word of the reason for the bad ones."""
+    exif = Image.Exif()
+    exif[274] = 6
+    add_image(root / "UPPER.JPEG")
+    add_image(root / "alpha.webp", mode="RGBA")
+    add_image(root / "bitmap.Bmp")
+    add_image(root / "cmyk.jpg", mode="CMYK")
+    add_image(root / "deep/er/größe 猫 a.jpg")
+    add_image(root / "grey.png", mode="L")
+    add_image(root / "high.tif", mode="I;16")
+    add_image(root / "palette.png", mode="P")
+    add_image(root / "tall.png", (1, 300))
+    add_image(root / "turned.jpg", (40, 20), exif=exif)
+    add_image(root / "wide.png", (20_000, 5))
+    (root / "link.png").symlink_to(root / "grey.png")
+    (root / "linked folder").symlink_to(root / "deep")
+    usual = ["UPPER.JPEG", "alpha.webp", "bitmap.Bmp", "cmyk.jpg", "grey.png", "high.tif", "palette.png", "link.png"]
+    good = dict.fromkeys([*usual, "deep/er/größe 猫 a.jpg", "linked folder/er/größe 猫 a.jpg"], (4, 3))
+    good |= {"tall.png": (1, 300), "turned.jpg": (20, 40), "wide.png": (20_000, 5)}
+
+    (root / "bad empty.jpg").touch()
+    (root / "bad text.jpg").write_text("not a picture")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (root / "bad huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + bytes(8))
+    (root / "bad link.png").symlink_to(root / "gone.png")
+    noise = np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(root / "bad truncated.jpg")
+    os.truncate(root / "bad truncated.jpg", 3000)
+    (root / "bad corrupt.png").write_bytes((root / "grey.png").read_bytes()[:20] + b"\xff" * 50)
+    bad = {
+        "bad corrupt.png": "",
+        "bad empty.jpg": "empty file",
+        "bad huge.png": "50000 x 50000 pixels, above the limit",
+        "bad link.png": "no such file",
+        "bad text.jpg": "not an image",
+        "bad truncated.jpg": "truncated",
+    }
+
+    # Neither images nor worth a line.
+    (root / "loop").symlink_to(root)
+    (root / "notes.txt").write_text("hello")
+    add_image(root / ".hidden.png")
+    add_image(root / ".cache/thumb.png")
+    return good, bad
+
+
+def test_every_kind_of_file_a_folder_may_hold_is_listed_or_skipped_with_a_reason(tmp_path: Path) -> None:
+    root, out = tmp_path / "root", tmp_path / "out"
+    good, bad = nasty_folder(root)
+    manifest = build(root, out, verify="full")
+    assert {name: manifest.size(i) for i, name in enumerate(manifest.names())} == good
+    with open(out / "skipped.csv", encoding="utf-8", newline="") as file:
+        rows = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert rows.keys() == bad.keys()
+    assert all(reason in rows[name] and rows[name] for name, reason in bad.items())
+
+
+def test_header_checks_find_all_but_truncated_pixels(tmp_path: Path) -> None:
+    good, bad = nasty_folder(tmp_path / "root")
+    manifest = build(tmp_path / "root", tmp_path / "out")
+    assert set(manifest.names()) == {*good, "bad truncated.jpg"}
+    assert SkippedFiles(tmp_path / "out" / "skipped.csv").count == len(bad) - 1
+
+
+def test_images_are_sorted_by_the_components_of_their_paths(tmp_path: Path) -> None:
+    for name in ["b.png", "a/z.png", "a.png", "a b.png", "B.png", "a/b/c.png", "a-b/c.png"]:
+        add_image(tmp_path / "root" / name)
+    names = list(build(tmp_path / "root", tmp_path / "out").names())
+    assert names == ["B.png", "a/b/c.png", "a/z.png", "a b.png", "a-b/c.png", "a.png", "b.png"]
+    assert names == sorted(names, key=lambda name: name.split("/"))
+
+
+def test_a_row_tells_name_path_size_and_category(photos: Path, tmp_path: Path) -> None:
+    manifest = build(photos, tmp_path / "out")
+    rows = {manifest.name(i): i for i in range(len(manifest))}
+    i = rows["a/b/6.png"]
+    assert manifest.path(i) == photos / "a/b/6.png"
+    assert manifest.size(i) == (7, 13)
+    assert manifest.category(i) == "a"
+    assert manifest.category(rows["0.png"]) is None
+
+
+def test_sizes_and_names_agree_with_the_single_rows(photos: Path, tmp_path: Path) -> None:
+    manifest = build(photos, tmp_path / "out")
+    sizes = manifest.sizes()
+    assert sizes.shape == (30, 2)
+    assert sizes.dtype == np.int32
+    assert [tuple(size) for size in sizes.tolist()] == [manifest.size(i) for i in range(30)]
+    assert list(manifest.names()) == [manifest.name(i) for i in range(30)]
+
+
+def test_two_iterators_over_the_names_do_not_disturb_each_other(photos: Path, tmp_path: Path) -> None:
+    manifest = build(photos, tmp_path / "out")
+    assert all(a == b for a, b in zip(manifest.names(), manifest.names(), strict=True))
+
+
+@pytest.mark.parametrize("index", [-1, 30])
+def test_an_id_out_of_range_is_an_index_error(photos: Path, tmp_path: Path, index: int) -> None:
+    with pytest.raises(IndexError):
+        build(photos, tmp_path / "out").name(index)
+
+
+def test_the_table_is_text_with_one_line_an_image(photos: Path, tmp_path: Path) -> None:
+    build(photos, tmp_path / "out")
+    lines = (tmp_path / "out" / "train.tsv").read_text().splitlines()
+    assert lines[0].split("\t") == ["id", "width", "height", "path"]
+    assert lines[1].split("\t") == ["0", "1", "1", "0.png"]
+    assert len(lines) == 31
+
+
+@pytest.mark.parametrize(
+    "name", ["tab\there.png", "line\nbreak.png", "back\\slash \\n.png", "bell\a.png", " lead.png", b"caf\xe9.png"]
+)
+def test_a_name_with_any_character_survives_in_one_line(tmp_path: Path, name: str | bytes) -> None:
+    text = os.fsdecode(name)
+    add_image(tmp_path / "a.png").rename(add_image(tmp_path / "root" / "b.png").with_name(text))
+    manifest = build(tmp_path / "root", tmp_path / "out")
+    assert sorted(manifest.names()) == sorted([text, "b.png"])
+    assert len((tmp_path / "out" / "train.tsv").read_text().splitlines()) == 3
+    assert all(manifest.path(i).exists() for i in range(2))
+
+
+def test_a_root_whose_own_name_is_not_utf8_survives(tmp_path: Path) -> None:
+    root = tmp_path / os.fsdecode(b"caf\xe9")
+    add_image(root / "a.png")
+    assert build(root, tmp_path / "out").image_root == root
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_module, "_CHUNK", 2)
+    nasty_folder(tmp_path / "root")
+    for workers in (1, 4):
+        build(tmp_path / "root", tmp_path / f"out{workers}", workers=workers)
+    assert files_of(tmp_path / "out1") == files_of(tmp_path / "out4")
+
+
+def test_building_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    nasty_folder(tmp_path / "root")
+    build(tmp_path / "root", tmp_path / "out")
+    before = files_of(tmp_path / "out")
+    build(tmp_path / "root", tmp_path / "out")
+    assert files_of(tmp_path / "out") == before
+
+
+def test_the_summary_counts_images_and_skipped_files(tmp_path: Path) -> None:
+    good, bad = nasty_folder(tmp_path / "root")
+    skipped = SkippedFiles(tmp_path / "skipped.csv")
+    skipped.add(Path("/elsewhere/x.jpg"), "from another split")
+    summary = build_manifest(tmp_path / "root", tmp_path / "out", "train", skipped=skipped, verify="full")
+    assert summary == ManifestSummary(num_images=len(good), num_skipped=len(bad))
+
+
+def test_a_repaired_file_leaves_the_skipped_list_when_the_manifest_is_built_again(tmp_path: Path) -> None:
+    add_image(tmp_path / "root" / "a.png")
+    (tmp_path / "root" / "b.png").touch()
+    build(tmp_path / "root", tmp_path / "out")
+    add_image(tmp_path / "root" / "b.png")
+    assert len(build(tmp_path / "root", tmp_path / "out")) == 2
+    assert SkippedFiles(tmp_path / "out" / "skipped.csv").count == 0
+
+
+def test_progress_counts_all_files_looked_at(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_module, "_CHUNK", 8)
+    (photos / "bad.png").touch()
+    seen: list[int] = []
+    build(photos, tmp_path / "out", on_progress=seen.append)
+    assert seen == [8, 16, 24, 31]
+
+
+def test_a_stopped_build_leaves_no_manifest(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest_module, "_CHUNK", 8)
+    answers = iter([False, True])
+    with pytest.raises(ManifestStopped):
+        build(photos, tmp_path / "out", should_stop=lambda: next(answers))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+KILLED_BUILD = """
+import os, signal, sys
+from pathlib import Path
+from luss.data import manifest
+from luss.data.skipped import SkippedFiles
+root, out, moment = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+manifest._CHUNK = 8
+def die(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+def die_at_the_rename(source, target, count=[0], rename=os.replace):
+    count[0] += 1
+    die() if count[0] == moment else rename(source, target)
+if moment:
+    os.replace = die_at_the_rename
+manifest.build_manifest(root, out, "train", skipped=SkippedFiles(out / "skipped.csv"),
+                        on_progress=lambda n: die() if n > 16 and not moment else None)
+"""
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2, 3], ids=["while measuring", "1st rename", "2nd rename", "3rd rename"])
+def test_a_killed_build_leaves_nothing_that_counts_and_a_new_build_repairs_it(
+    photos: Path, tmp_path: Path, moment: int
+) -> None:
+    out = tmp_path / "out"
+    build(photos, out)
+    add_image(photos / "a" / "new.png")
+    command = [sys.executable, "-c", KILLED_BUILD, str(photos), str(out), str(moment)]
+    assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
+    with pytest.raises(LussError, match="no complete manifest of split 'train'"):
+        Manifest.open(out, "train")
+    assert len(build(photos, out)) == 31
+
+
+def test_files_that_do_not_belong_together_are_refused(photos: Path, tmp_path: Path) -> None:
+    build(photos, tmp_path / "out")
+    table = tmp_path / "out" / "train.tsv"
+    table.write_bytes(table.read_bytes()[:-10])
+    with pytest.raises(LussError, match=r"train\.tsv .* do not belong .* build the manifest again"):
+        Manifest.open(tmp_path / "out", "train")
+    table.unlink()
+    with pytest.raises(LussError, match=r"cannot be read .*train\.tsv.* build the manifest again"):
+        Manifest.open(tmp_path / "out", "train")
+
+
+def test_offsets_in_the_form_of_a_pickle_are_refused(photos: Path, tmp_path: Path) -> None:
+    build(photos, tmp_path / "out")
+    np.save(tmp_path / "out" / "train.offsets.npy", np.array([{}] * 30, dtype=object), allow_pickle=True)
+    with pytest.raises(LussError, match="cannot be read"):
+        Manifest.open(tmp_path / "out", "train")
+
+
+def test_a_folder_without_images_names_the_folder_and_the_suffixes(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a.txt").touch()
+    with pytest.raises(LussError, match=r"root holds no images.*\.jpeg \.jpg \.png"):
+        build(tmp_path / "root", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_of_unreadable_images_names_the_list_of_reasons(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "a.png").touch()
+    with pytest.raises(LussError, match=r"none of the 1 image files.*skipped\.csv"):
+        build(tmp_path / "root", tmp_path / "out")
+
+
+def test_an_image_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LussError, match=r"nowhere is not a folder.*data\.root"):
+        build(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_links_in_a_circle_end_the_walk(tmp_path: Path) -> None:
+    add_image(tmp_path / "a" / "b" / "x.png")
+    (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a" / "self")
+    assert list(find_images(tmp_path)) == ["a/b/x.png"]
+
+
+def test_a_folder_that_cannot_be_listed_is_skipped_with_a_reason(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(folder: str) -> Any:
+        if folder.endswith("/z"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    manifest = build(photos, tmp_path / "out")
+    assert "z/3.png" not in list(manifest.names())
+    assert "z,folder cannot be listed: Permission denied" in (tmp_path / "out" / "skipped.csv").read_text()
+
+
+def test_splits_share_a_folder(photos: Path, tmp_path: Path) -> None:
+    assert len(build(photos, tmp_path / "out", "train")) == 30
+    assert len(build(photos / "a", tmp_path / "out", "train-semi")) == 15
+    assert len(Manifest.open(tmp_path / "out", "train")) == 30
+
+
+def ask(manifest: Manifest) -> tuple[int, str, tuple[int, int]]:
+    return len(manifest), manifest.name(29), manifest.size(29)
+
+
+def test_a_pickled_manifest_opens_its_files_anew_and_is_small(photos: Path, tmp_path: Path) -> None:
+    manifest = build(photos, tmp_path / "out")
+    expected = ask(manifest)
+    data = pickle.dumps(manifest)
+    assert len(data) < 2000
+    assert ask(pickle.loads(data)) == expected
+
+
+# Python 3.12 warns about fork in a process that has threads, as the test runner has.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_manifest_serves_forked_and_spawned_workers(photos: Path, tmp_path: Path, method: str) -> None:
+    manifest = build(photos, tmp_path / "out")
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(ask, (manifest,)) == ask(manifest)
+        pool.close()
+        pool.join()
+
+
+class ManyNames:
+    """The file names of a large flat folder in no order, made up while they are read (200,000 take 11 s to trace)."""
+
+    number = 40_000
+
+    def __enter__(self) -> Iterator[Any]:
+        class Entry:
+            def __init__(self, number: int) -> None:
+                self.name = f"ILSVRC2012_{number * 7919 % ManyNames.number:08}.JPEG"
+
+            def is_dir(self) -> bool:
+                return False
+
+        return map(Entry, range(self.number))
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_memory_is_one_name_a_file_while_building_and_flat_while_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "scandir", lambda folder: ManyNames())
+    size_of = {True: UnreadableImage(tmp_path / "x", "no such file"), False: (500, 375)}
+    monkeypatch.setattr(manifest_module, "_measure", lambda path, *rest: size_of[path.name.endswith("7777.JPEG")])
+    tracemalloc.start()
+    try:
+        build_manifest(tmp_path, tmp_path / "out", "train", skipped=SkippedFiles(tmp_path / "s.csv"), workers=2)
+        building = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        manifest = Manifest.open(tmp_path / "out", "train")
+        num_names = sum(1 for _ in manifest.names())
+        last = manifest.name(len(manifest) - 1)
+        reading = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert num_names == len(manifest) == ManyNames.number - 4
+    assert last == "ILSVRC2012_00039999.JPEG"
+    assert building / ManyNames.number < 160  # 1.2 million files: under 200 MB
+    assert reading < 200_000
