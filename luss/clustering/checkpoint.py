@@ -1,0 +1,103 @@
+"""What a k-means run needs to go on, and the file that keeps it."""
+
+import math
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luss.files import replacing
+
+
+@dataclass
+class LloydState:
+    """Where a run stands; always as it was between two iterations.
+
+    Attributes:
+        objectives: Objective of each finished restart; their number is the number of the current restart.
+        iteration: Updates done in the current restart.
+        centroids: (K, D) of the current restart; None before it has begun.
+        best_centroids: (K, D) of the best finished restart.
+    """
+
+    objectives: list[float] = field(default_factory=list)
+    iteration: int = 0
+    centroids: NDArray[np.float32] | None = None
+    best_centroids: NDArray[np.float32] | None = None
+
+    @property
+    def best_objective(self) -> float:
+        """Of the finished restarts; infinite before the first is."""
+        return min(self.objectives, default=math.inf)
+
+
+class CheckpointFile:
+    """Keeps a `LloydState` in an .npz file, which is only valid for the settings it was made with.
+
+    Args:
+        path: The file; None keeps nothing.
+        settings: Everything that the result depends on, as text.
+        seconds: Least time between two writes by `write_if_due`.
+    """
+
+    def __init__(self, path: Path | None, settings: str, seconds: float) -> None:
+        self._path = path
+        self._settings = settings
+        self._seconds = seconds
+        self._last = monotonic()
+
+    def write_if_due(self, state: LloydState) -> None:
+        """Writes when the last write is long enough ago."""
+        if monotonic() - self._last >= self._seconds:
+            self.write(state)
+
+    def write(self, state: LloydState) -> None:
+        """Writes now, atomically.
+
+        Raises:
+            LussError: The disk is full.
+        """
+        if self._path is None:
+            return
+        arrays: dict[str, Any] = {
+            "settings": np.array(self._settings),
+            "objectives": np.array(state.objectives, dtype=np.float64),
+            "iteration": np.array(state.iteration),
+        }
+        for name, value in (("centroids", state.centroids), ("best_centroids", state.best_centroids)):
+            if value is not None:
+                arrays[name] = value
+        with replacing(self._path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        self._last = monotonic()
+
+    def load(self, num_restarts: int) -> LloydState:
+        """Reads the state back.
+
+        Args:
+            num_restarts: How many the run wants. A file with more is of no use: its best may be one that is not wanted.
+
+        Returns:
+            The state; a fresh one where there is no file, it is damaged (a warning says so) or has other settings.
+        """
+        if self._path is None or not self._path.exists():
+            return LloydState()
+        try:
+            with open(self._path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                recorded = str(arrays["settings"])
+                state = LloydState(
+                    objectives=arrays["objectives"].tolist(),
+                    iteration=int(arrays["iteration"]),
+                    centroids=arrays.get("centroids"),
+                    best_centroids=arrays.get("best_centroids"),
+                )
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            warnings.warn(f"{self._path} is damaged ({error}): k-means starts again", stacklevel=2)
+            return LloydState()
+        num_begun = len(state.objectives) + (state.centroids is not None)
+        return state if recorded == self._settings and num_begun <= num_restarts else LloydState()

@@ -1,0 +1,124 @@
+"""Feature vectors as Lloyd's loop reads them: checked, of length 1 or centred, and kept on the engine if they fit."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luss.clustering.engine import Engine
+from luss.errors import LussError
+from luss.progress import Interrupted
+
+Metric = Literal["cosine", "euclidean"]
+
+
+class Features(Protocol):
+    """What k-means reads: `luss.features.store.FeatureStore`, or anything with the same four members."""
+
+    @property
+    def dim(self) -> int:
+        """Length D of a vector."""
+
+    def __len__(self) -> int:
+        """Number N of rows."""
+
+    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The rows from `start` on in order, `chunk_size` at once, as (first row, (n, D) float32)."""
+
+    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """(n, D) float32 rows at ascending `indices` (n,)."""
+
+
+def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, D) rows brought to length 1; a row of zeros stays."""
+    lengths: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    return np.divide(rows, np.maximum(lengths, np.finfo(np.float32).tiny)[:, None], dtype=np.float32)
+
+
+class Source:
+    """Hands out rows as Lloyd's loop wants them, keeping as many chunks placed between passes as the budget allows.
+
+    Args:
+        features: The rows.
+        engine: Where they are placed.
+        metric: "cosine" or "euclidean".
+        chunk_size: Rows at once.
+        resident_bytes: The budget; None takes the engine's own.
+        should_stop: Asked before every chunk.
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        engine: Engine,
+        metric: Metric,
+        chunk_size: int,
+        resident_bytes: int | None,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.features = features
+        self.engine = engine
+        self.metric = metric
+        self._chunk_size = chunk_size
+        budget = engine.resident_bytes if resident_bytes is None else resident_bytes
+        self._num_resident = budget // (4 * features.dim * min(chunk_size, len(features)))
+        self._resident: list[tuple[int, int, Any]] = []
+        self._should_stop = should_stop
+        self._mean = np.zeros(features.dim, dtype=np.float32)
+
+    def survey(self) -> int:
+        """Looks once at every row: finds bad ones, the mean, and a checksum of the data, which it returns.
+
+        Raises:
+            LussError: A row holds NaN or infinity.
+            Interrupted: `should_stop` said so.
+        """
+        checksum, total = 0, np.zeros(self.features.dim)
+        for start, rows in self.features.chunks(self._chunk_size):
+            self._stop_if_asked()
+            finite = np.isfinite(rows).all(axis=1)
+            if not finite.all():
+                raise LussError(
+                    f"the feature of row {start + int(np.argmin(finite))} is NaN or infinite: "
+                    "run the feature extraction again, and check the weights it used"
+                )
+            checksum = zlib.crc32(np.ascontiguousarray(rows).data, checksum)
+            total += rows.sum(axis=0, dtype=np.float64)
+        if self.metric == "euclidean":
+            self._mean = (total / len(self.features)).astype(np.float32)
+        return checksum
+
+    def prepare(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, D) rows of length 1 (cosine), or from the mean of all rows, where float32 is finest (euclidean)."""
+        return unit_rows(rows) if self.metric == "cosine" else rows - self._mean
+
+    def restore(self, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Takes centroids of prepared rows back to where the rows are."""
+        return centroids + self._mean
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n, D) prepared rows."""
+        return self.prepare(self.features.gather(indices))
+
+    def placed(self) -> Iterator[tuple[int, int, Any]]:
+        """All prepared rows on the engine, as (first row, row after the last, placed).
+
+        Raises:
+            Interrupted: `should_stop` said so.
+        """
+        for item in self._resident:
+            self._stop_if_asked()
+            yield item
+        first = self._resident[-1][1] if self._resident else 0
+        for start, rows in self.features.chunks(self._chunk_size, first):
+            self._stop_if_asked()
+            item = (start, start + len(rows), self.engine.place(self.prepare(rows)))
+            if len(self._resident) < self._num_resident:
+                self._resident.append(item)
+            yield item
+
+    def _stop_if_asked(self) -> None:
+        if self._should_stop():
+            raise Interrupted("k-means was asked to stop")
