@@ -1,0 +1,274 @@
+"""Reading a label-map store: any map at any size, any crop, any threshold. `luss.labels.writer` describes the files."""
+
+import contextlib
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from luss.errors import LussError
+from luss.labels.sampling import centres, sample
+from luss.labels.writer import (
+    FORMAT_VERSION,
+    INDEX_NAME,
+    REDO,
+    Attention,
+    LabelRecord,
+    Labels,
+    LabelWriter,
+    check_threshold,
+    shard_path,
+)
+
+__all__ = ["LabelRecord", "LabelStore", "LabelWriter"]
+
+NAMES_A_READ = 1 << 14
+# HDF5 keeps 1 MiB of unpacked chunks a dataset by default; with many shards open for random reads that is most of a GB.
+CHUNK_CACHE_BYTES = 1 << 16
+# An open shard takes about 1.3 MB in HDF5; opening one again takes about 1.5 ms where reading a map takes 0.15.
+MAX_OPEN_SHARDS = 160
+
+
+class LabelStore:
+    """Reads a label-map store: any map at any size, or any crop of it, in well under a millisecond.
+
+    Opens files on first use and again after a fork; pickling carries only the path. So it can be used in DataLoader
+    workers started by fork or by spawn. Keeps 24 bytes an image in memory. One store serves one thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens a store; see `open`."""
+        self.path = path / INDEX_NAME if path.is_dir() else path
+        self._pid = os.getpid()
+        self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._names: tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]] | None = None
+        if not self.path.is_file():
+            raise LussError(f"{self.path} does not exist: the pseudo_labels stage has not finished there, run it first")
+        with _reporting(self.path), h5py.File(self.path, "r") as file:
+            version = int(file.attrs["format_version"])
+            if version != FORMAT_VERSION:
+                raise LussError(f"{self.path} has format {version}, this luss reads {FORMAT_VERSION}: {REDO}")
+            self.num_clusters = int(file.attrs["num_clusters"])
+            self.fingerprint = str(file.attrs["fingerprint"])
+            self.threshold = float(file.attrs["threshold"])
+            self.threshold_source = str(file.attrs["threshold_source"])
+            self.used_labels = bool(file.attrs["used_labels"])
+            self._shard_stop: npt.NDArray[np.int64] = file["shard_stop"][:]
+            self._offset: npt.NDArray[np.int64] = file["offset"][:]
+            # Reading a virtual dataset gives zeros, not an error, where a shard is absent.
+            for shard in range(len(self._shard_stop)):
+                if not shard_path(self.path.parent, shard).is_file():
+                    raise LussError(
+                        f"{shard_path(self.path.parent, shard)} is missing: copy the whole folder, or {REDO}"
+                    )
+            grid = [file[name][:] for name in ("height", "width", "image_height", "image_width")]
+            self._sizes: npt.NDArray[np.int32] = np.stack(grid, axis=1)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "LabelStore":
+        """Opens a store.
+
+        Args:
+            path: `labels.h5`, or the folder that holds it.
+
+        Raises:
+            LussError: The file is absent, damaged, of another format, or a shard beside it is missing.
+        """
+        return cls(Path(path))
+
+    def __getstate__(self) -> Path:
+        return self.path
+
+    def __setstate__(self, path: Path) -> None:
+        self.__init__(path)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self._offset)
+
+    def name(self, index: int) -> str:
+        """The image's path relative to the data root; bytes that are not UTF-8 come back as surrogate escapes."""
+        shard, row = self._locate(index)
+        with _reporting(shard.path):
+            return str(shard.names[row].decode("utf-8", "surrogateescape"))
+
+    def index_of(self, name: str) -> int:
+        """The index of the image called `name`. The first call reads all names once and keeps 16 bytes an image.
+
+        Raises:
+            LussError: No image of that name has a label map.
+        """
+        if self._names is None:
+            hashes = np.fromiter(self._hashes(), np.uint64, len(self))
+            order = np.argsort(hashes, kind="stable")
+            self._names = hashes[order], order
+        hashes, order = self._names
+        wanted = _hash(name.encode("utf-8", "surrogateescape"))
+        for place in range(*(int(np.searchsorted(hashes, wanted, side)) for side in ("left", "right"))):
+            if self.name(int(order[place])) == name:
+                return int(order[place])
+        raise LussError(f"{name!r} has no label map in {self.path}: it is not in the data set, or could not be read")
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the original image in pixels."""
+        _, _, height, width = self._sizes[self._checked(index)].tolist()
+        return height, width
+
+    def raw(self, index: int) -> tuple[Labels, Attention]:
+        """The stored map: (h, w) uint16 cluster ids 1..C, not thresholded, and (h, w) uint8 attention as round(255 a).
+
+        Raises:
+            LussError: The shard is damaged, or belongs to another run.
+        """
+        shard, _ = self._locate(index)
+        index = self._checked(index)
+        grid_height, grid_width = self._sizes[index, :2].tolist()
+        first = int(self._offset[index]) - shard.first_element
+        part = slice(first, first + grid_height * grid_width)
+        with _reporting(shard.path):
+            shape = (grid_height, grid_width)
+            return shard.labels[part].reshape(shape), shard.attention[part].reshape(shape)
+
+    def label_map(self, index: int, size: tuple[int, int] | None = None, *, threshold: float | None = None) -> Labels:
+        """The pseudo label of a whole image (spec: PASS, "Threshold, pseudo labels").
+
+        Args:
+            index: Number of the image.
+            size: (H, W) of the result; None is the original image's size.
+            threshold: tau in [0, 1] in place of the store's.
+
+        Returns:
+            (H, W) uint16: the nearest position's cluster id, and 0 where the bilinearly resized attention is strictly
+            below tau. Both are sampled at pixel centres (torch's `nearest-exact`, and `bilinear` with
+            `align_corners=False`).
+        """
+        height, width = self.image_size(index) if size is None else size
+        labels, attention = self.raw(index)
+        rows = centres(0, height, num=height, image_extent=height, grid_extent=labels.shape[0])
+        columns = centres(0, width, num=width, image_extent=width, grid_extent=labels.shape[1])
+        return sample(labels, attention, rows, columns, self._level(threshold))
+
+    def crop(
+        self,
+        index: int,
+        rectangle: tuple[float, float, float, float],
+        *,
+        size: int,
+        flip: bool = False,
+        threshold: float | None = None,
+    ) -> Labels:
+        """The pseudo label of a crop view, without building the full-size map.
+
+        Args:
+            index: Number of the image.
+            rectangle: (left, top, width, height) in original pixels.
+            size: Side of the result.
+            flip: Whether the view is mirrored left to right.
+            threshold: tau in [0, 1] in place of the store's.
+
+        Returns:
+            (size, size) uint16, sampled at the pixel centres of the view as in `label_map`.
+        """
+        left, top, width, height = rectangle
+        image_height, image_width = self.image_size(index)
+        labels, attention = self.raw(index)
+        rows = centres(top, height, num=size, image_extent=image_height, grid_extent=labels.shape[0])
+        columns = centres(left, width, num=size, image_extent=image_width, grid_extent=labels.shape[1])
+        return sample(labels, attention, rows, columns[::-1] if flip else columns, self._level(threshold))
+
+    def attention_blocks(self, num_elements: int = 1 << 22) -> Iterator[Attention]:
+        """All stored attention values in order, (at most `num_elements`,) uint8 at a time."""
+        for number in range(len(self._shard_stop)):
+            shard = self._open(number)
+            for first in range(0, len(shard.attention), num_elements):
+                with _reporting(shard.path):
+                    block: Attention = shard.attention[first : first + num_elements]
+                yield block
+
+    def dominant_clusters(self, threshold: float | None = None) -> Labels:
+        """(N,) uint16: the most frequent cluster of every image, background left out; 0 if nothing else is there."""
+        level = self._level(threshold)
+        found = np.zeros(len(self), np.uint16)
+        for index in range(len(self)):
+            labels, attention = self.raw(index)
+            kept = labels[attention >= level]
+            if kept.size:
+                found[index] = np.bincount(kept).argmax()
+        return found
+
+    def _level(self, threshold: float | None) -> np.float32:
+        """The threshold in units of the stored attention, 0..255."""
+        threshold = self.threshold if threshold is None else threshold
+        check_threshold(threshold)
+        # k / 255 becomes k to the bit, so a position that equals the threshold is never below it.
+        return np.float32(threshold * 255)
+
+    def _checked(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"label map {index} of {len(self)}")
+        return index % len(self)
+
+    def _locate(self, index: int) -> tuple["_OpenShard", int]:
+        index = self._checked(index)
+        number = int(np.searchsorted(self._shard_stop, index, "right"))
+        return self._open(number), index - (int(self._shard_stop[number - 1]) if number else 0)
+
+    def _open(self, number: int) -> "_OpenShard":
+        if self._pid != os.getpid():  # forked: a parent's handles are not ours to use
+            self._shards, self._pid = OrderedDict(), os.getpid()
+        if number in self._shards:
+            self._shards.move_to_end(number)
+            return self._shards[number]
+        first, stop = (int(self._shard_stop[number - 1]) if number else 0), int(self._shard_stop[number])
+        path = shard_path(self.path.parent, number)
+        with _reporting(path):
+            file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
+            first_element = int(self._offset[first]) if first < stop else 0
+            shard = _OpenShard(path, file, file["labels"], file["attention"], file["path"], first_element)
+            if file.attrs["fingerprint"] != self.fingerprint or len(shard.names) != stop - first:
+                file.close()
+                raise LussError(f"{path} belongs to another run than {self.path}: {REDO}")
+        self._shards[number] = shard
+        if len(self._shards) > MAX_OPEN_SHARDS:
+            self._shards.popitem(last=False)[1].file.close()
+        return shard
+
+    def _hashes(self) -> Iterator[int]:
+        for number in range(len(self._shard_stop)):
+            shard = self._open(number)
+            for first in range(0, len(shard.names), NAMES_A_READ):
+                with _reporting(shard.path):
+                    names = shard.names[first : first + NAMES_A_READ]
+                yield from map(_hash, names)
+
+
+@contextlib.contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Turns what HDF5 says about a damaged file into words with a fix."""
+    try:
+        yield
+    except LussError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise LussError(f"{path} is damaged or is not a label file ({error}): delete it and {REDO}") from error
+
+
+@dataclass
+class _OpenShard:
+    """Open handles on one shard; `first_element` is where it starts in the whole store."""
+
+    path: Path
+    file: h5py.File
+    labels: h5py.Dataset
+    attention: h5py.Dataset
+    names: h5py.Dataset
+    first_element: int
+
+
+def _hash(name: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
