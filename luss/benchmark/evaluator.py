@@ -1,0 +1,182 @@
+"""Evaluating folders of files, on as many processes as wanted, or maps in memory."""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from luss.benchmark.counts import Accumulator, Counts
+from luss.benchmark.folders import (
+    AttentionFolder,
+    AttentionSource,
+    EvaluationInputError,
+    Pair,
+    find_pairs,
+    header_problems,
+)
+from luss.benchmark.image import Attention, ImageCounter, Map
+from luss.benchmark.levels import DEFAULT_THRESHOLDS
+from luss.benchmark.matching import load_matching
+from luss.benchmark.metrics import MatchingChoice, Metrics, evaluate, fixed_matching
+from luss.benchmark.worker import CountTask
+from luss.errors import LussError
+
+_CHUNK = 32
+"""Images a worker counts before it reports: enough to hide the cost of the report."""
+
+Item = tuple[Map, Map] | tuple[Map, Map, Attention]
+"""Prediction, mask and, with thresholds, attention of one image."""
+
+Progress = Callable[[int, int], None]
+"""Called with (images done, images in all)."""
+
+
+def evaluate_folders(
+    predictions: Path,
+    masks: Path,
+    *,
+    num_classes: int,
+    matching: MatchingChoice | Path = "hungarian",
+    attention: Path | AttentionSource | None = None,
+    thresholds: Sequence[float] | None = None,
+    workers: int = 1,
+    allow_foreign_ids: bool = False,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Evaluates a folder of predictions against a folder of masks.
+
+    Args:
+        predictions: `<category>/<name>.png`, RGB, cluster id = R + 256 G, of the masks' names and sizes.
+        masks: `<category>/<name>.png`, RGB, category id = R + 256 G, 1000 where nothing counts.
+        num_classes: C.
+        matching: "hungarian", "identity", a matching, or its JSON file.
+        attention: Folder of `<category>/<name>.npy`, or any other source.
+        thresholds: Attention thresholds to search, strictly ascending; without them 0.00, 0.01, ..., 0.80 when there is
+            attention.
+        workers: Processes; 1 works in this one. More need the usual `if __name__ == "__main__"` in a script.
+        allow_foreign_ids: Whether predictions may hold ids above C, see `ImageCounter`.
+        progress: Told how far it is.
+
+    Raises:
+        EvaluationInputError: Files are missing, surplus, damaged, of the wrong mode or size, or hold ids out of range;
+            all of them.
+        LussError: A folder is absent or empty, or an argument is out of range.
+    """
+    if isinstance(matching, Path):
+        matching = load_matching(matching, num_classes)
+    fixed_matching(matching, num_classes)  # a wrong one is told now, not after counting
+    counts = count_folders(
+        predictions,
+        masks,
+        num_classes=num_classes,
+        attention=attention,
+        thresholds=thresholds,
+        workers=workers,
+        allow_foreign_ids=allow_foreign_ids,
+        progress=progress,
+    )
+    return evaluate(counts, matching)
+
+
+def count_folders(
+    predictions: Path,
+    masks: Path,
+    *,
+    num_classes: int,
+    attention: Path | AttentionSource | None = None,
+    thresholds: Sequence[float] | None = None,
+    workers: int = 1,
+    allow_foreign_ids: bool = False,
+    progress: Progress | None = None,
+) -> Counts:
+    """The counting half of `evaluate_folders`, with the same arguments and errors.
+
+    Every file is opened for its header first, so that most mistakes show at once; ids are checked while they are
+    counted, which decodes each image once. Whatever shows when, the error lists the problems of all files.
+    """
+    if isinstance(attention, Path):
+        if not attention.is_dir():
+            raise LussError(f"the folder of attention {attention} does not exist")
+        attention = AttentionFolder(attention)
+    if attention is not None and thresholds is None:
+        thresholds = DEFAULT_THRESHOLDS
+    if attention is None and thresholds is not None:
+        raise LussError("thresholds apply to attention: give the folder of attention as well")
+    counter = ImageCounter(num_classes, thresholds, allow_foreign_ids=allow_foreign_ids)
+    pairs, problems = find_pairs(predictions, masks)
+    healthy = []
+    for pair in pairs:
+        found = header_problems(pair, attention)
+        problems += found
+        if not found:
+            healthy.append(pair)
+    task = CountTask(counter, attention, check_only=bool(problems))
+    total = Accumulator(Counts.empty(num_classes, counter.thresholds))
+    num_done = 0
+    for chunk, (counts, found) in _run(task, healthy, workers):
+        problems += found
+        if not problems:
+            total.add(counts)
+        num_done += len(chunk)
+        if progress is not None:
+            progress(num_done, len(healthy))
+    if problems:
+        raise EvaluationInputError(problems)
+    return total.total()
+
+
+def evaluate_maps(
+    items: Iterable[Item],
+    *,
+    num_classes: int,
+    matching: MatchingChoice = "hungarian",
+    thresholds: Sequence[float] | None = None,
+    allow_foreign_ids: bool = False,
+) -> Metrics:
+    """Evaluates maps in memory; see `evaluate_folders`.
+
+    Args:
+        items: (prediction, mask), with thresholds (prediction, mask, attention), each (H, W). Read once, one at a time.
+        num_classes: C.
+        matching: "hungarian", "identity" or a matching.
+        thresholds: Attention thresholds to search.
+        allow_foreign_ids: See `ImageCounter`.
+
+    Raises:
+        LussError: A map has the wrong shape or ids (the error names its position), or there is none.
+    """
+    return evaluate(
+        count_maps(items, num_classes=num_classes, thresholds=thresholds, allow_foreign_ids=allow_foreign_ids), matching
+    )
+
+
+def count_maps(
+    items: Iterable[Item],
+    *,
+    num_classes: int,
+    thresholds: Sequence[float] | None = None,
+    allow_foreign_ids: bool = False,
+) -> Counts:
+    """The counting half of `evaluate_maps`, with the same arguments and errors."""
+    counter = ImageCounter(num_classes, thresholds, allow_foreign_ids=allow_foreign_ids)
+    total = Accumulator(Counts.empty(num_classes, counter.thresholds))
+    for position, item in enumerate(items):
+        try:
+            total.add(counter.count(*item))
+        except LussError as error:
+            raise LussError(f"image {position}: {error}") from error
+    return total.total()
+
+
+def _run(task: CountTask, pairs: list[Pair], workers: int) -> Iterator[tuple[list[Pair], tuple[Counts, list[str]]]]:
+    if workers < 1:
+        raise LussError(f"the number of workers must be at least 1, not {workers}")
+    size = max(1, min(_CHUNK, len(pairs) // (4 * workers)))
+    chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    if workers == 1 or len(chunks) < 2:
+        yield from ((chunk, task(chunk)) for chunk in chunks)
+        return
+    # "spawn": forking a process that has threads (torch, BLAS) can hang it.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+        yield from zip(chunks, pool.map(task, chunks), strict=True)
