@@ -126,7 +126,8 @@ def _leaves(values: dict[str, Any], known: set[str], prefix: str = "") -> Iterat
         key = f"{prefix}{name}"
         if isinstance(value, dict):
             yield from _leaves(value, known, f"{key}.")
-        else:
+        # A block whose lines are all commented out is no value: its defaults stay.
+        elif value is not None or not any(name.startswith(f"{key}.") for name in known):
             yield key, value
 
 

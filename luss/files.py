@@ -6,6 +6,7 @@ at any moment leaves either the old file or the new one.
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -30,15 +31,16 @@ def replacing(path: Path) -> Iterator[Path]:
         LussError: The disk is full (or a quota is reached).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
+        full = is_disk_full(error) or (_is_unexplained(error) and _cannot_grow(temporary))
         temporary.unlink(missing_ok=True)
-        if is_disk_full(error):
+        if full:
             raise LussError(
                 f"the disk that holds {path.parent} is full: free some space and run the same command again, it continues"
             ) from error
@@ -49,8 +51,31 @@ def is_disk_full(error: BaseException) -> bool:
     """Whether an error says that a disk or a quota is full, however a library has wrapped it."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    # torch.save and HDF5 wrap the system's error in text.
-    return isinstance(error, (OSError, RuntimeError)) and "No space left on device" in str(error)
+    # HDF5 and safetensors wrap the system's error in text, safetensors in a class of its own.
+    return isinstance(error, Exception) and not isinstance(error, LussError) and "No space left on device" in str(error)
+
+
+def _is_unexplained(error: BaseException) -> bool:
+    """Whether a library's error may hide the system's: on a full disk torch.save says "unexpected pos" and NumPy "5 requested and 3 written"."""
+    return isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno is None)
+
+
+def _cannot_grow(path: Path) -> bool:
+    """Whether the disk or the quota refuses another megabyte in `path`."""
+    try:
+        with open(path, "ab") as file:
+            file.write(bytes(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return is_disk_full(error)
+    return False
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for more letters: file systems allow 255 bytes."""
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= 200 else hashlib.sha256(encoded).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

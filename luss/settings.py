@@ -126,6 +126,9 @@ class ClusteringSettings:
     queue_length: int = 2048
     queue_start_epoch: int = 15
     freeze_prototypes_steps: int = 1001
+    # During the first steps prototypes are the newest embeddings instead of learned; 0 = random and learned, as published. Random prototypes
+    # give codes that say nothing, and short trainings never leave that plateau (loss = ln(num_prototypes)).
+    draw_prototypes_steps: int = 0
 
 
 @dataclass
@@ -200,6 +203,11 @@ class ExtractFeaturesSettings:
     crop: int = 224
     dtype: str = "float32"
     shard_size: int = 16384
+    # What the layout descriptors beside the pooled vectors are made of: 1 to 4 = the backbone's stages, 0 = the image's own oriented
+    # gradients. None = no descriptors, as published.
+    layout_stages: list[int] = field(default_factory=list)
+    # Cells a side of that layout.
+    layout_grid: int = 4
     # true: pools the unnormalised features as the published code does, not those that the attention was trained on.
     published: bool = False
     batch_size: int = transient(64)
@@ -212,6 +220,12 @@ class ClusterSettings:
     """Stage 4: k-means over the feature vectors."""
 
     num_clusters: int = 50
+    # Components of the layout descriptors that are clustered in place of the pooled vectors; 0 = the pooled vectors, as published.
+    layout_dim: int = 0
+    # Weight of each of extract_features.layout_stages in them.
+    layout_weights: list[float] = field(default_factory=list)
+    # Power of the whitening of those components, 0 to 1.
+    whitening: float = 0.5
     engine: str = "auto"
     metric: str = "cosine"
     num_iterations: int = 20
@@ -230,8 +244,11 @@ class PseudoLabelsSettings:
     # "auto" (from the attention alone), "validation" (searched with ground truth: reports say so) or a number in [0, 1].
     threshold: str = "auto"
     threshold_method: str = "otsu"
-    # Share of the image's own cluster in each position's score: 0 = every position alone (published), 1 = one cluster an image.
+    # Share of the image's own cluster in each position's score: 0 = every position alone (published), 1 = one cluster an image. The rest of
+    # the score is the position's cosine.
     image_weight: float = 0.0
+    # Share of the border saliency in the attention that is stored and thresholded: 0 = the learned attention alone (published).
+    saliency: float = 0.0
     shard_size: int = 8192
     batch_size: int = transient(32)
     workers: int = transient(2)
@@ -260,6 +277,10 @@ class PredictSettings:
     short_side: int = 256
     size_multiple: int = 1
     max_aspect: float = 8.0
+    # true: a position is foreground where all clusters together are more likely than the background, not where a single one is.
+    total_foreground: bool = False
+    # Share of the whole image's evidence in the choice among clusters: 0 = every position alone (published).
+    image_weight: float = 0.0
     # Above this many pixels logits are compared at a reduced size and the map enlarged (0 = never).
     max_pixels: int = 4_000_000
     shard_size: int = 8192

@@ -24,13 +24,13 @@ _CHOICES_EVERYWHERE: dict[str, tuple[str, ...]] = {
 _POSITIVE = {
     "batch_size", "accumulate", "lr_batch_size", "log_every", "checkpoint_minutes", "checkpoint_epochs", "size", "num_prototypes",
     "embedding_dim", "hidden_dim", "temperature", "epsilon", "sinkhorn_iterations", "upsample", "resize", "crop", "shard_size",
-    "num_clusters", "num_iterations", "num_restarts", "chunk_size", "short_side", "size_multiple", "label_stride", "max_pixels",
+    "num_clusters", "layout_grid", "num_iterations", "num_restarts", "chunk_size", "short_side", "size_multiple", "label_stride", "max_pixels",
 }  # fmt: skip
 _NOT_NEGATIVE = {
-    "epochs", "lr", "final_lr", "warmup_epochs", "momentum", "weight_decay", "clip_grad", "workers", "count", "queue_length",
-    "queue_start_epoch", "freeze_prototypes_steps", "deep_weight", "pixel_alignment_weight", "grid_size", "weight", "seed",
+    "epochs", "layout_dim", "lr", "final_lr", "warmup_epochs", "momentum", "weight_decay", "clip_grad", "workers", "count", "queue_length",
+    "queue_start_epoch", "freeze_prototypes_steps", "draw_prototypes_steps", "deep_weight", "pixel_alignment_weight", "grid_size", "weight", "seed",
 }  # fmt: skip
-_SHARES = {"max_skipped_share", "jitter_probability", "grey_probability", "blur_probability", "image_weight", "difficulty"}
+_SHARES = {"max_skipped_share", "whitening", "jitter_probability", "grey_probability", "blur_probability", "image_weight", "saliency", "difficulty"}
 # 0 has a meaning of its own here.
 _ZERO_MEANS_OFF = {"predict.max_pixels"}
 
@@ -97,5 +97,14 @@ def _check_together(settings: RunSettings) -> Iterator[str]:
             valid = False
         if not valid:
             yield f"pseudo_labels.threshold is {threshold!r}: use auto, validation, or a number from 0 to 1"
+    if settings.cluster.layout_dim and not settings.extract_features.layout_stages:
+        yield "cluster.layout_dim clusters layout descriptors: name their stages in extract_features.layout_stages, such as [0, 4]"
+    if settings.cluster.layout_dim and len(settings.cluster.layout_weights) != len(settings.extract_features.layout_stages):
+        yield (
+            f"cluster.layout_weights has {len(settings.cluster.layout_weights)} entries for "
+            f"{len(settings.extract_features.layout_stages)} stages in extract_features.layout_stages: give one weight a stage"
+        )
+    if any(stage not in range(5) for stage in settings.extract_features.layout_stages):
+        yield f"extract_features.layout_stages is {settings.extract_features.layout_stages}: stages are 0 (gradients) to 4"
     if settings.cluster.num_clusters > 65535:
         yield f"cluster.num_clusters is {settings.cluster.num_clusters}: label maps hold ids up to 65535"

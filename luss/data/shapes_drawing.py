@@ -191,25 +191,27 @@ class Category:
     Attributes:
         outline: Closed polygons of (N, 2) points within about -1..1: the object is the first one minus the others.
         pattern: Draws the texture.
+        grain: Length of one repetition of the pattern, in units of the outline.
         upright: Whether the object turns by at most 30 degrees either way instead of any angle.
     """
 
     outline: Outline
     pattern: Pattern
+    grain: float
     upright: bool = False
 
 
 CATEGORIES: dict[str, Category] = {
-    "crescent": Category([_crescent()], _marble),
-    "cross": Category([_cross()], _bricks),
-    "digit": Category([_plaque()], _digit, upright=True),
-    "disc": Category([_circle()], _stripes),
-    "gear": Category([_polar([1.0, 1.0, 0.76, 0.76], 9), _circle(0.26)], _rings),
-    "heart": Category([_heart()], _scales),
-    "ring": Category([_circle(), _circle(0.5)], _sectors),
-    "square": Category([_SQUARE], _checks),
-    "star": Category([_polar([1.0, 0.5], 5)], _dots),
-    "triangle": Category([_polar([1.0], 3)], _zigzag),
+    "crescent": Category([_crescent()], _marble, 0.42),
+    "cross": Category([_cross()], _bricks, 0.42),
+    "digit": Category([_plaque()], _digit, 0.4, upright=True),
+    "disc": Category([_circle()], _stripes, 0.3),
+    "gear": Category([_polar([1.0, 1.0, 0.76, 0.76], 9), _circle(0.26)], _rings, 0.42),
+    "heart": Category([_heart()], _scales, 0.5),
+    "ring": Category([_circle(), _circle(0.5)], _sectors, 0.4),
+    "square": Category([_SQUARE], _checks, 0.28),
+    "star": Category([_polar([1.0, 0.5], 5)], _dots, 0.46),
+    "triangle": Category([_polar([1.0], 3)], _zigzag, 0.4),
 }
 """The categories by name, in sorted order: the id of a category is its position here plus 1."""
 
@@ -233,8 +235,8 @@ def _photographs() -> list[Image.Image]:
 
 
 def _mix(low: float, high: float, difficulty: float) -> float:
-    """Between an easy and a hard setting; quadratic, so that the middle stays learnable in minutes on a processor."""
-    return low + (high - low) * difficulty**2
+    """Between an easy and a hard setting; cubic, so that the middle stays learnable in minutes on a processor."""
+    return low + (high - low) * difficulty**3
 
 
 def _colour(rng: np.random.Generator) -> Floats:
@@ -244,18 +246,29 @@ def _colour(rng: np.random.Generator) -> Floats:
     return np.asarray(255 * value * (1 - saturation + saturation * wheel), dtype=np.float32)
 
 
-def _contrast(first: Floats, second: Floats) -> float:
-    """Visible difference of two colours, 0..255: mostly lightness, as eyes and cameras have it."""
-    difference = first - second
-    luma = float(difference @ np.array([0.3, 0.59, 0.11], dtype=np.float32))
-    return float(np.hypot(luma, 0.5 * np.linalg.norm(difference - luma)))
+def _luma(colour: Floats) -> float:
+    return float(colour @ np.array([0.3, 0.59, 0.11], dtype=np.float32))
 
 
-def _colour_unlike(rng: np.random.Generator, others: list[Floats], minimum: float) -> Floats:
-    """A random colour at least `minimum` away from all `others`, or the farthest of 24 tries."""
-    tries = [_colour(rng) for _ in range(24)]
-    margins = [min(_contrast(colour, other) for other in others) for colour in tries]
-    return next((c for c, m in zip(tries, margins, strict=True) if m >= minimum), tries[int(np.argmax(margins))])
+def _colour_of_luma(rng: np.random.Generator, luma: float) -> Floats:
+    """(3,) RGB in 0..255 of a given lightness: any hue, as vivid as that lightness allows."""
+    colour = _colour(rng)
+    tint = colour / _luma(colour) * luma - luma
+    return np.asarray(luma + tint * min(1.0, (255 - luma) / max(float(tint.max()), 1.0)), dtype=np.float32)
+
+
+def _palette(rng: np.random.Generator, difficulty: float) -> tuple[Floats, Floats, Floats]:
+    """Colours of the background and of the object's two parts: hues by chance, lightness always apart.
+
+    Easy pictures are light on dark. Hard ones come in every order: a network sorts pictures by the sign and the size of the
+    contrast before it sees shapes.
+    """
+    lumas = np.array([50.0, 110.0, 210.0]) + rng.uniform(-1, 1, size=3) * _mix(8, 28, difficulty)
+    order = rng.permutation(3)
+    if rng.uniform() < _mix(0.0, 1.0, difficulty):
+        lumas = lumas[order]
+    ground, first, second = (_colour_of_luma(rng, float(luma)) for luma in lumas)
+    return ground, first, second
 
 
 def _noise_field(rng: np.random.Generator, width: int, height: int, cells: int) -> Floats:
@@ -267,7 +280,8 @@ def _noise_field(rng: np.random.Generator, width: int, height: int, cells: int) 
 def _photo_crop(rng: np.random.Generator, width: int, height: int) -> Floats:
     """(height, width, 3) a random piece of a photograph, its colours mixed anew."""
     photograph = _photographs()[rng.integers(len(_photographs()))]
-    scale = rng.uniform(0.6, min(photograph.width / width, photograph.height / height))
+    largest = min(photograph.width / width, photograph.height / height)
+    scale = rng.uniform(min(0.6, largest), largest)
     left = rng.uniform(0, photograph.width - scale * width)
     top = rng.uniform(0, photograph.height - scale * height)
     box = (left, top, left + scale * width, top + scale * height)
@@ -277,8 +291,8 @@ def _photo_crop(rng: np.random.Generator, width: int, height: int) -> Floats:
     return 255 - pixels if rng.uniform() < 0.3 else pixels
 
 
-def _background(rng: np.random.Generator, width: int, height: int, difficulty: float) -> Floats:
-    """(height, width, 3) a photograph's crop, a gradient, noise or blurred blobs; calmer when difficulty is low."""
+def _background(rng: np.random.Generator, colour: Floats, width: int, height: int, difficulty: float) -> Floats:
+    """(height, width, 3) a photograph's crop, a gradient, noise or blurred blobs, around a mean colour."""
     kind = rng.choice(4, p=[0.4, 0.2, 0.2, 0.2])
     if kind == 0:
         picture = _photo_crop(rng, width, height)
@@ -290,8 +304,7 @@ def _background(rng: np.random.Generator, width: int, height: int, difficulty: f
         picture = sum((w * f for w, f in zip(weights.tolist(), fields, strict=True)), np.zeros((), dtype=np.float32))
     else:
         picture = _noise_field(rng, width, height, 5)
-    mean = picture.mean(axis=(0, 1))
-    return np.asarray(mean + (picture - mean) * _mix(0.1, 0.9, difficulty), dtype=np.float32)
+    return np.asarray(colour + (picture - picture.mean(axis=(0, 1))) * _mix(0.1, 0.9, difficulty), dtype=np.float32)
 
 
 def _clutter(rng: np.random.Generator, background: Floats, difficulty: float) -> Floats:
@@ -363,7 +376,7 @@ def _texture(
 ) -> Floats:
     """(height, width) the category's pattern in the object's pose."""
     spread = _mix(0.03, 0.25, difficulty)
-    period = 0.46 * float(np.exp(rng.uniform(-spread, spread)))
+    period = category.grain * float(np.exp(rng.uniform(-spread, spread)))
     count = PATTERN_SUPERSAMPLING
     x = (np.arange(width * count, dtype=np.float32) + 0.5) / count - np.float32(pose.centre[0])
     y = (np.arange(height * count, dtype=np.float32) + 0.5)[:, None] / count - np.float32(pose.centre[1])
@@ -396,7 +409,7 @@ def draw_shape(category: str, *, rng: np.random.Generator, size: int = 96, diffi
             drawn before anything that depends on the category.
         size: The longest side is between `size` and 1.3 `size` pixels; sides differ by up to a third.
         difficulty: 0 (calm background, near the centre, upright, strong texture) to 1 (busy, any pose, object from 12 % of
-            the picture, faint texture). Effects grow with its square.
+            the picture, faint texture). Effects grow with its cube.
 
     Returns:
         The picture and its mask: exactly one object, wholly inside.
@@ -404,10 +417,8 @@ def draw_shape(category: str, *, rng: np.random.Generator, size: int = 96, diffi
     kind = CATEGORIES[category]
     longest, aspect = size * rng.uniform(1.0, 1.3), np.exp(rng.uniform(-1, 1) * np.log(4 / 3))
     width, height = round(longest * min(1.0, aspect)), round(longest / max(1.0, aspect))
-    background = _background(rng, width, height, difficulty)
-    ground = background.mean(axis=(0, 1))
-    first = _colour_unlike(rng, [ground], _mix(80, 45, difficulty))
-    second = _colour_unlike(rng, [first, ground], _mix(120, 40, difficulty))
+    ground, first, second = _palette(rng, difficulty)
+    background = _background(rng, ground, width, height, difficulty)
     strength = rng.uniform(_mix(0.9, 0.5, difficulty), 1.0)
     background = _clutter(rng, background, difficulty)
     pose = _pose(rng, kind, width, height, difficulty)

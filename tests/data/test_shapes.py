@@ -226,3 +226,8 @@ def test_a_parameter_out_of_range_is_named(tmp_path, name, value):
 
 def test_categories_take_turns():
     assert [category_of(index) for index in range(10)] == sorted(CATEGORIES)
+
+
+def test_pictures_may_be_larger_than_the_photographs_behind_them():
+    for index in range(6):
+        assert max(draw_sample("train", index, size=700).mask.shape) >= 700

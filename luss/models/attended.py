@@ -1,0 +1,108 @@
+"""A frozen backbone with its pixel attention: pooled vectors for clustering, and label maps from centroids."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from luss.errors import LussError
+from luss.features.layout import NUM_ORIENTATIONS, layout_descriptor, oriented_gradients
+from luss.models.backbone import Backbone
+from luss.models.io import load_backbone, load_tensors
+from luss.models.pixel_attention import PixelAttention, attention_pool, upsample
+from luss.models.saliency import border_saliency
+
+
+class AttendedBackbone(nn.Module):
+    """What stages 3 and 5 run on images."""
+
+    def __init__(self, backbone: Backbone, attention: PixelAttention, *, upsample_factor: int) -> None:
+        """`upsample_factor`: enlargement of the last feature map before attention."""
+        super().__init__()
+        self.backbone, self.attention, self.upsample_factor = backbone, attention, upsample_factor
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Upsampled features z (B, L, h, w), not normalised, and attention c(z) (B, L or 1, h, w) in (0, 1), both float32."""
+        features = upsample(self.backbone(images)[-1].float(), self.upsample_factor)
+        return features, self.attention(F.normalize(features, dim=1)).float()
+
+    @torch.no_grad()
+    def layout(self, images: Tensor, stages: Sequence[int], grid: int) -> Tensor:
+        """Raw layout descriptors of images (B, 3, H, W), see `luss.features.layout`."""
+        return layout_descriptor([oriented_gradients(images), *self.backbone(images)], stages, grid)
+
+    def layout_channels(self, stages: Sequence[int]) -> list[int]:
+        """Channels of each stage in a layout descriptor."""
+        return [NUM_ORIENTATIONS if stage == 0 else self.backbone.channels[stage - 1] for stage in stages]
+
+    @torch.no_grad()
+    def vectors(self, images: Tensor, *, published: bool = False) -> Tensor:
+        """Attention-pooled unit vectors: (B, 3, H, W) normalised images -> (B, L).
+
+        The paper pools c(z) |z| (section 5.3.3), as attention was trained; `published` pools c(z) z as the published code does.
+        """
+        features, attention = self.maps(images)
+        return F.normalize(attention_pool(features if published else F.normalize(features, dim=1), attention), dim=1)
+
+    @torch.no_grad()
+    def label(
+        self, images: Tensor, centroids: Tensor, *, image_clusters: Tensor | None = None, image_weight: float = 0.0,
+        saliency: float = 0.0, centre: float = 0.5,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The nearest centroid by cosine at every position, and the mean attention.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            centroids: (C, L) unit vectors.
+            image_clusters: (B,) int64 cluster of each whole image, 0..C-1; None = the one nearest to its pooled vector.
+            image_weight: Share in [0, 1] of that cluster in each position's score: 1 gives the whole image its cluster.
+
+            saliency: Share in [0, 1] of the images' border saliency in the returned attention.
+            centre: Of that saliency, see `border_saliency`.
+
+        Returns:
+            (B, h, w) int64 cluster ids 1..C, and (B, h, w) attention in (0, 1).
+        """
+        features, attention = self.maps(images)
+        normalised = F.normalize(features, dim=1)
+        scores = torch.einsum("blhw,cl->bchw", normalised, centroids)
+        if image_weight:
+            if image_clusters is None:
+                image_clusters = (attention_pool(normalised, attention) @ centroids.T).argmax(dim=1)
+            own = F.one_hot(image_clusters, len(centroids)).to(scores.dtype)
+            scores = (1 - image_weight) * scores + image_weight * own[:, :, None, None]
+        strength = attention.mean(dim=1)
+        if saliency:
+            salient = border_saliency(self._colours(images), size=(strength.shape[1], strength.shape[2]), centre=centre)
+            strength = (1 - saliency) * strength + saliency * salient
+        return scores.argmax(dim=1) + 1, strength
+
+    def _colours(self, images: Tensor) -> Tensor:
+        """Normalised images back to RGB in [0, 1]."""
+        mean = torch.tensor(self.backbone.mean, device=images.device)[:, None, None]
+        std = torch.tensor(self.backbone.std, device=images.device)[:, None, None]
+        return (images * std + mean).clamp(0, 1)
+
+
+def load_attended(pretrain: Path, attention: Path, *, shared: bool, upsample_factor: int) -> AttendedBackbone:
+    """Reads the network from the products of stages 1 and 2, in eval mode on the CPU.
+
+    Args:
+        pretrain: Folder of stage 1.
+        attention: Folder of stage 2; its own backbone, which only the published form writes, wins.
+        shared: Whether all channels share one map.
+        upsample_factor: As in training.
+
+    Raises:
+        LussError: A file is missing, damaged, or does not fit the others.
+    """
+    backbone = load_backbone(attention if (attention / "backbone.json").is_file() else pretrain)
+    module = PixelAttention(backbone.num_channels, shared=shared)
+    try:
+        module.load_state_dict(load_tensors(attention / "attention.safetensors"))
+    except RuntimeError as error:
+        path = attention / "attention.safetensors"
+        raise LussError(f"{path} does not fit the backbone {backbone.name!r} and pixel_attention.shared={shared}: {error}") from error
+    return AttendedBackbone(backbone, module, upsample_factor=upsample_factor).eval()

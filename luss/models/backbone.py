@@ -1,0 +1,169 @@
+"""The network that turns images into feature maps: any timm model with intermediate features, by name."""
+
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import luss.compat  # noqa: F401  (before timm)
+from luss.errors import LussError
+
+# isort: split
+import timm
+
+# Other people's checkpoints wrap the backbone in these names, also several of them.
+_PREFIXES = ("module.", "model.", "backbone.", "encoder_q.", "encoder.", "student.", "net.")
+_NUM_STAGES = 4
+
+
+class Backbone(nn.Module):
+    """A timm network without its classifier that returns the feature maps of its last four stages.
+
+    Attributes:
+        name: timm name.
+        output_stride: Image pixels a position of the last map, as asked for.
+        channels: Channels of each returned map, shallow to deep.
+        strides: Stride of each returned map.
+        mean: RGB mean that images are normalised with, in [0, 1].
+        std: RGB standard deviation.
+    """
+
+    def __init__(self, name: str, *, output_stride: int = 32) -> None:
+        """Builds the network with random weights.
+
+        Args:
+            name: timm model name, such as "resnet18".
+            output_stride: 32 (the network's own), 16 or 8.
+
+        Raises:
+            LussError: timm does not know the name, or the model cannot give feature maps at this stride.
+        """
+        super().__init__()
+        self.name = name
+        self.output_stride = output_stride
+        self.model = create_timm(name, output_stride=output_stride)
+        if not hasattr(self.model, "forward_intermediates"):
+            raise LussError(f"timm's {name!r} has no intermediate feature maps: choose another backbone, such as 'resnet18'")
+        info = list(self.model.feature_info)[-_NUM_STAGES:]
+        self.channels: tuple[int, ...] = tuple(int(stage["num_chs"]) for stage in info)
+        self.strides: tuple[int, ...] = tuple(int(stage["reduction"]) for stage in info)
+        defaults = getattr(self.model, "default_cfg", {})
+        self.mean: tuple[float, ...] = tuple(defaults.get("mean", (0.485, 0.456, 0.406)))
+        self.std: tuple[float, ...] = tuple(defaults.get("std", (0.229, 0.224, 0.225)))
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the last feature map (L in the paper)."""
+        return self.channels[-1]
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps of the last four stages.
+
+        Args:
+            images: (B, 3, H, W) normalised images.
+
+        Returns:
+            Tensors (B, channels[s], about H / strides[s], W / strides[s]), shallow to deep.
+        """
+        maps = self.model.forward_intermediates(images, indices=len(self.channels), intermediates_only=True)
+        return list(maps)
+
+    def export(self) -> dict[str, Tensor]:
+        """Plain timm weights: `timm.create_model(name, num_classes=0).load_state_dict(..., strict=True)` takes them."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+
+    def load(self, weights: dict[str, Tensor]) -> None:
+        """Loads what `export` gave.
+
+        Raises:
+            LussError: The weights are of another architecture.
+        """
+        try:
+            self.model.load_state_dict(weights, strict=True)
+        except RuntimeError as error:
+            raise LussError(f"these weights do not fit the backbone {self.name!r}: {error}") from error
+
+
+def create_timm(name: str, *, output_stride: int = 32, pretrained: bool = False) -> Any:
+    """A timm model without classifier, its errors turned into words.
+
+    Raises:
+        LussError: Unknown name (naming the nearest ones), impossible stride, or weights that cannot be fetched.
+    """
+    if not timm.is_model(name):
+        import difflib
+
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise LussError(f"timm has no model {name!r}" + (f": did you mean {', '.join(near)}?" if near else ""))
+    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except (TypeError, AssertionError, NotImplementedError) as error:
+        raise LussError(f"{name} cannot be built with output_stride {output_stride} ({error}): use 32") from error
+    except Exception as error:
+        if pretrained:
+            raise LussError(f"the weights of {name} could not be fetched ({error}): give a file instead") from error
+        raise
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Reads tensors from a .safetensors file or a torch checkpoint, without unpickling code.
+
+    Raises:
+        LussError: The file is absent, damaged, or holds more than tensors and plain containers.
+    """
+    if not path.is_file():
+        raise LussError(f"the weights file {path} does not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return dict(safetensors.torch.load_file(path))
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise LussError(f"{path} cannot be read as weights ({reason})") from error
+    for key in ("state_dict", "model", "teacher", "student"):
+        if isinstance(value, dict) and isinstance(value.get(key), dict):
+            value = value[key]
+    tensors = {str(k): v for k, v in value.items() if isinstance(v, Tensor)} if isinstance(value, dict) else {}
+    if not tensors:
+        raise LussError(f"{path} holds no tensors by name")
+    return tensors
+
+
+def initialise(backbone: Backbone, weights: str) -> list[str]:
+    """Gives a backbone its first weights.
+
+    Args:
+        backbone: Changed in place.
+        weights: "random" (left as built), "timm" (those published under the name), or the path of a file, whose wrapping prefixes
+            ("module.", "backbone.", ...) are stripped.
+
+    Returns:
+        Names of the backbone's tensors that the file did not have (none unless a file was given).
+
+    Raises:
+        LussError: The file fits less than half of the backbone.
+    """
+    if weights == "random":
+        return []
+    if weights == "timm":
+        source = create_timm(backbone.name, output_stride=backbone.output_stride, pretrained=True)
+        backbone.load(source.state_dict())
+        return []
+    own = backbone.model.state_dict()
+    given: dict[str, Tensor] = {}
+    for name, tensor in read_weights(Path(weights)).items():
+        while name not in own and (prefix := next((p for p in _PREFIXES if name.startswith(p)), "")):
+            name = name.removeprefix(prefix)
+        given[name] = tensor
+    fitting = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
+    missing = [name for name in own if name not in fitting]
+    if len(fitting) * 2 < len(own):
+        raise LussError(
+            f"{weights} does not fit the backbone {backbone.name!r}: {len(fitting)} of {len(own)} tensors match; missing are "
+            f"{', '.join(missing[:5])}"
+        )
+    backbone.model.load_state_dict(fitting, strict=False)
+    return missing

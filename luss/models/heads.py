@@ -1,0 +1,50 @@
+"""Small heads on top of a backbone (PASS sections 5.3.1 and 5.3.2; sizes as in the published code)."""
+
+from torch import Tensor, nn
+
+
+def image_projector(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """M_I: vector (B, in_dim) -> embedding (B, out_dim) before normalisation; the last batch norm has no affine part."""
+    return nn.Sequential(
+        nn.Linear(in_dim, hidden_dim),
+        nn.BatchNorm1d(hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, out_dim),
+        nn.BatchNorm1d(out_dim, affine=False),
+    )
+
+
+def pixel_projector(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
+    """M_p and M_K: the same at every position of a map (B, in_dim, H, W) -> (B, out_dim, H, W), three 1x1 convolutions."""
+    return nn.Sequential(
+        nn.Conv2d(in_dim, hidden_dim, 1, bias=False),
+        nn.BatchNorm2d(hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden_dim, hidden_dim, 1, bias=False),
+        nn.BatchNorm2d(hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(hidden_dim, out_dim, 1, bias=False),
+        nn.BatchNorm2d(out_dim, affine=False),
+    )
+
+
+def pixel_predictor(dim: int) -> nn.Sequential:
+    """P: predicts the other view's embedding at every position (B, dim, H, W) -> the same shape."""
+    return nn.Sequential(
+        nn.Conv2d(dim, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.ReLU(inplace=True), nn.Conv2d(dim, dim, 1)
+    )
+
+
+class ShallowHead(nn.Module):
+    """Pixel MLP, global average pooling and image MLP of one shallow stage (D2S)."""
+
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
+        """`in_dim` is the stage's own number of channels."""
+        super().__init__()
+        self.pixel = pixel_projector(in_dim, hidden_dim, in_dim)
+        self.image = image_projector(in_dim, hidden_dim, out_dim)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, in_dim, H, W) -> (B, out_dim), not normalised."""
+        embedding: Tensor = self.image(self.pixel(features).mean(dim=(2, 3)))
+        return embedding

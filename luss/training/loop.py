@@ -1,0 +1,345 @@
+"""The one loop that serves every trained stage."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from luss.data.views import BatchOrder
+from luss.errors import LussError
+from luss.methods.base import Progress, StepOutput
+from luss.progress import Interrupted, Reporter, StopFlag
+from luss.settings import TrainSettings
+from luss.training import distributed
+from luss.training.checkpoint import load_newest, random_state, restore_random_state, save_checkpoint
+from luss.training.optim import build_optimizer, lr_at, scaled_lr
+from luss.training.precision import Precision
+from luss.training.sync_batch_norm import synchronise_batch_norm
+from luss.training.workers import initialise_worker
+
+
+class TrainedModule(Protocol):
+    """What the loop asks of a model; every `luss.methods.base.Method` is one."""
+
+    def __call__(self, inputs: Any, progress: Progress) -> StepOutput:
+        """The loss of a batch."""
+
+    def after_backward(self, progress: Progress) -> None:
+        """Before the optimiser's step."""
+
+    def after_step(self, progress: Progress) -> None:
+        """After the optimiser's step."""
+
+
+class AddressedDataset(Protocol):
+    """A data set whose samples are addressed by (epoch, index)."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        """One sample."""
+
+    def collate(self, samples: list[Any]) -> Any:
+        """A batch with an attribute `unreadable`."""
+
+
+@dataclass
+class TrainJob:
+    """Everything that one training run needs.
+
+    Attributes:
+        key: Configuration block, for messages.
+        model: An `nn.Module` that is also a `TrainedModule`.
+        dataset: Addressed by (epoch, index).
+        prepare: Turns a collated batch into the model's inputs on the device.
+        settings: Length, batch, optimiser, precision.
+        folder: Where checkpoints go.
+        device: Of this process.
+        seed: Of the run.
+        reporter: Where news go.
+        stop: Asked after every step.
+        on_unreadable: Told path and reason of every image that could not be read.
+    """
+
+    key: str
+    model: nn.Module
+    dataset: AddressedDataset
+    prepare: Callable[[Any, torch.device], Any]
+    settings: TrainSettings
+    folder: Path
+    device: torch.device
+    seed: int
+    reporter: Reporter
+    stop: StopFlag = field(default_factory=StopFlag)
+    on_unreadable: Callable[[str, str], None] = lambda path, reason: None
+
+
+@dataclass
+class _Position:
+    """How far training has come, and when the last checkpoint was written."""
+
+    step: int = 0
+    saved_step: int = 0
+    saved_at: float = field(default_factory=time.monotonic)
+
+
+class Trainer:
+    """Trains a job from its newest checkpoint to its end."""
+
+    def __init__(self, job: TrainJob) -> None:
+        """Prepares model and optimiser and restores the newest checkpoint.
+
+        Raises:
+            LussError: The batch does not fit the number of processes or images.
+        """
+        self.job = job
+        settings = job.settings
+        self.share = distributed.share_of_batch(settings.batch_size, settings.accumulate, key=job.key)
+        self.steps_per_epoch = len(job.dataset) // settings.batch_size
+        if settings.epochs and not self.steps_per_epoch:
+            raise LussError(
+                f"{job.key}.batch_size is {settings.batch_size} but there are only {len(job.dataset)} images: "
+                f"set {job.key}.batch_size to at most that"
+            )
+        self.num_steps = self.steps_per_epoch * settings.epochs
+        self.precision = Precision(settings.precision, job.device, warn=job.reporter.warn)
+        self.model: Any = job.model.to(job.device)
+        if settings.sync_batch_norm and distributed.world_size() > 1:
+            self.model = synchronise_batch_norm(self.model, job.device)
+        if settings.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(self.model.parameters(), settings, key=job.key)
+        self.position = _Position()
+        self._restore()
+        self.forward: Any = torch.compile(self.model) if settings.compile else self.model
+        if distributed.world_size() > 1:
+            devices = [job.device.index] if job.device.type == "cuda" else None
+            self.forward = DistributedDataParallel(self.forward, device_ids=devices, broadcast_buffers=False)
+
+    def _restore(self) -> None:
+        state = load_newest(self.job.folder, warn=self.job.reporter.warn)
+        if state is None:
+            self.job.reporter.rewind(0)
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["scaler"])
+        restore_random_state(state["random"])
+        self.position.step = self.position.saved_step = int(state["step"])
+        self.job.reporter.rewind(self.position.step)
+        self.job.reporter.message(f"continuing {self.job.key} at step {self.position.step} of {self.num_steps}")
+
+    def save(self) -> None:
+        """Writes a checkpoint of the present position, unless it is already there.
+
+        Raises:
+            LussError: The weights are no longer finite: such a checkpoint would push out a good one.
+        """
+        position = self.position
+        if position.step != position.saved_step and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise self._diverged("weights are no longer finite", position.step)
+        if distributed.rank() == 0 and position.step != position.saved_step:
+            state = {
+                "step": position.step,
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.precision.state_dict(),
+                "random": random_state(),
+            }
+            save_checkpoint(self.job.folder, position.step, state)
+        position.saved_step = position.step
+        position.saved_at = time.monotonic()
+        distributed.barrier()
+
+    def run(self) -> int:
+        """Trains to the end.
+
+        Returns:
+            The number of steps of the whole training.
+
+        Raises:
+            Interrupted: A stop was asked for; a checkpoint holds everything done.
+            LussError: The loss is no longer finite.
+        """
+        job, settings = self.job, self.job.settings
+        self._announce()
+        batches = iter(self._loader())
+        clock = _Clock()
+        self.model.train()
+        while self.position.step < self.num_steps:
+            step = self.position.step
+            progress = Progress(
+                step=step,
+                num_steps=self.num_steps,
+                epoch=step // self.steps_per_epoch,
+                log=step % settings.log_every == 0 or step == self.num_steps - 1,
+            )
+            output = self._step(batches, progress, clock)
+            self.position.step += 1
+            clock.images += settings.batch_size
+            if progress.log:
+                self._log(progress, output, clock)
+            self._save_when_due()
+            if distributed.any_process(bool(job.stop), job.device):
+                self.save()
+                raise Interrupted(job.stop.reason or "another process was asked to stop")
+        self.save()
+        return self.num_steps
+
+    def _step(self, batches: Iterator[Any], progress: Progress, clock: "_Clock") -> StepOutput:
+        """One optimiser step over `accumulate` micro-batches; returns the last one's output with the mean loss."""
+        settings, job = self.job.settings, self.job
+        warmup = round(settings.warmup_epochs * self.steps_per_epoch)
+        lr = lr_at(
+            progress.step, num_steps=self.num_steps, warmup_steps=warmup, peak=scaled_lr(settings), final=self._final_lr()
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), device=job.device)
+        output: StepOutput | None = None
+        for part in range(settings.accumulate):
+            with clock.waiting():
+                batch = next(batches)
+            for path, reason in batch.unreadable:
+                job.on_unreadable(path, reason)
+            inputs = job.prepare(batch, job.device)
+            with _no_sync(self.forward, part < settings.accumulate - 1):
+                with self.precision.autocast():
+                    output = self.forward(inputs, progress)
+                self.precision.scale(output.loss / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            total += output.loss.detach() / settings.accumulate
+        assert output is not None
+        self.model.after_backward(progress)
+        self.precision.step(self.optimizer, clip=settings.clip_grad, parameters=self.model.parameters())
+        self.model.after_step(progress)
+        return StepOutput(total, output.scalars)
+
+    def _final_lr(self) -> float:
+        return self.job.settings.final_lr * self.job.settings.batch_size / self.job.settings.lr_batch_size
+
+    def _log(self, progress: Progress, output: StepOutput, clock: "_Clock") -> None:
+        scalars = {name: distributed.mean_over_processes(value) for name, value in output.scalars.items()}
+        values = {"loss": float(distributed.mean_over_processes(output.loss)), **{k: float(v) for k, v in scalars.items()}}
+        if not math.isfinite(values["loss"]):
+            raise self._diverged(f"loss is {values['loss']}", progress.step)
+        rate, waited = clock.read()
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        self.job.reporter.metrics(
+            {"step": progress.step, "epoch": progress.epoch, "lr": lr, **values, "images_per_second": rate, "data_wait": waited}
+        )
+        self.job.reporter.advance(self.position.step, images_per_second=rate, data_wait=waited, **values)
+
+    def _diverged(self, what: str, step: int) -> LussError:
+        key, settings = self.job.key, self.job.settings
+        return LussError(
+            f"{key}: the {what} at step {step}: lower {key}.lr (now {settings.lr}), lengthen {key}.warmup_epochs, or use "
+            f"{key}.precision=fp32; the last checkpoint is kept"
+        )
+
+    def _save_when_due(self) -> None:
+        settings, position = self.job.settings, self.position
+        minutes = (time.monotonic() - position.saved_at) / 60
+        epoch_steps = self.steps_per_epoch * settings.checkpoint_epochs
+        due = position.step % epoch_steps == 0 or minutes >= settings.checkpoint_minutes
+        if distributed.any_process(due, self.job.device):
+            self.save()
+
+    def _announce(self) -> None:
+        settings, reporter = self.job.settings, self.job.reporter
+        reporter.start("step", self.num_steps, self.position.step)
+        reporter.message(
+            f"{self.job.key}: {len(self.job.dataset)} images, {settings.epochs} epochs of {self.steps_per_epoch} steps, global batch "
+            f"{settings.batch_size} = {distributed.world_size()} process(es) x {settings.accumulate} x {self.share}; lr "
+            f"{settings.lr:g} for a batch of {settings.lr_batch_size} -> {scaled_lr(settings):g}; {settings.optimizer}, "
+            f"{self.precision.name} on {self.job.device}"
+        )
+
+    def _loader(self) -> DataLoader[Any]:
+        job, settings = self.job, self.job.settings
+        order = _RemainingBatches(self)
+        dataset: Dataset[Any] = job.dataset  # type: ignore[assignment]
+        return DataLoader(
+            dataset,
+            batch_sampler=order,
+            num_workers=settings.workers,
+            collate_fn=job.dataset.collate,
+            pin_memory=job.device.type == "cuda",
+            worker_init_fn=initialise_worker,
+            prefetch_factor=4 if settings.workers else None,
+            # The loader draws a seed for its workers; from the global generator, a resume would shift the model's own draws.
+            generator=torch.Generator(),
+        )
+
+
+class _RemainingBatches:
+    """Every batch from the present position to the end, so that loader workers live through all epochs."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def __len__(self) -> int:
+        return (self.trainer.num_steps - self.trainer.position.step) * self.trainer.job.settings.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        trainer, settings = self.trainer, self.trainer.job.settings
+        first = trainer.position.step
+        for epoch in range(first // max(1, trainer.steps_per_epoch), settings.epochs):
+            yield from BatchOrder(
+                len(trainer.job.dataset),
+                seed=trainer.job.seed,
+                epoch=epoch,
+                batch_size=settings.batch_size,
+                accumulate=settings.accumulate,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+                start=max(0, first - epoch * trainer.steps_per_epoch),
+            )
+
+
+class _Clock:
+    """Images a second and the share of time spent waiting for data, since the last reading."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.images = 0
+
+    def waiting(self) -> "_Waiting":
+        return _Waiting(self)
+
+    def read(self) -> tuple[float, float]:
+        elapsed = max(time.perf_counter() - self.started, 1e-9)
+        result = (round(self.images / elapsed, 2), round(self.waited / elapsed, 4))
+        self.started, self.waited, self.images = time.perf_counter(), 0.0, 0
+        return result
+
+
+class _Waiting:
+    """Adds the time inside a `with` block to a clock's waiting time."""
+
+    def __init__(self, clock: _Clock) -> None:
+        self.clock = clock
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.clock.waited += time.perf_counter() - self.started
+
+
+def _no_sync(model: Any, active: bool) -> Any:
+    """Skips gradient exchange for all but the last micro-batch."""
+    if active and isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()
+

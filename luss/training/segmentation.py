@@ -1,0 +1,118 @@
+"""Fine-tuning a segmenter on pseudo labels (PASS section 5.3.4)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from luss.data.images import read_image
+from luss.data.photometric import apply_photometric, draw_photometric
+from luss.data.views import cut, draw_rectangle, first_readable, sample_generator
+from luss.labels.store import LabelStore
+from luss.methods.base import Progress, StepOutput
+from luss.models.segmenter import SegmentationNetwork
+from luss.settings import FinetuneSettings
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Crops with their labels as they leave the loader.
+
+    Attributes:
+        images: (B, 3, S, S) uint8.
+        photometric: (B, 6) colour augmentation.
+        labels: (B, s, s) int64 pseudo labels, 0 = background.
+        unreadable: Path and reason of images that were replaced by their successor.
+    """
+
+    images: Tensor
+    photometric: Tensor
+    labels: Tensor
+    unreadable: list[tuple[str, str]]
+
+
+class LabelledCrops(Dataset[dict[str, Any]]):
+    """Random crops of the images that have a label map, with the same crop of the map."""
+
+    def __init__(self, image_root: Path, store: LabelStore, settings: FinetuneSettings, *, seed: int, max_pixels: int) -> None:
+        """Args:
+        image_root: The folder that the stored names are relative to.
+        store: The label maps; images without one (unreadable when maps were made) are left out.
+        settings: The finetune block.
+        seed: Of the run.
+        max_pixels: Larger images are unreadable.
+        """
+        self.image_root, self.max_pixels = image_root, max_pixels
+        self.store, self.settings, self.seed = store, settings, seed
+        self.label_side = settings.size // settings.label_stride
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, entry = key
+        generator = sample_generator(self.seed, epoch, entry)
+        entry, image, original, unreadable = self._readable(entry)
+        rectangle = draw_rectangle(generator, *original, self.settings.scale)
+        flip = bool(generator.random() < 0.5)
+        size = self.settings.size
+        return {
+            "image": cut(image, original, rectangle, size=(size, size), flip=flip),
+            "photometric": draw_photometric(generator, self.settings.photometric),
+            "label": self.store.crop(entry, rectangle, size=self.label_side, flip=flip),
+            "unreadable": unreadable,
+        }
+
+    def _readable(self, entry: int) -> tuple[int, Image.Image, tuple[int, int], list[tuple[str, str]]]:
+        """The first entry from `entry` on (cyclic) whose image can be read, as `ImageSource.readable`."""
+        return first_readable(entry, len(self), self._read)
+
+    def _read(self, entry: int) -> tuple[Image.Image, tuple[int, int]]:
+        # Unreadable images have no map, so the store's numbering is not the manifest's: images go by name.
+        image = read_image(self.image_root / self.store.name(entry), max_pixels=self.max_pixels)
+        height, width = self.store.image_size(entry)
+        return image, (width, height)
+
+    def collate(self, samples: list[dict[str, Any]]) -> LabelledBatch:
+        """Stacks samples."""
+        return LabelledBatch(
+            torch.from_numpy(np.stack([sample["image"] for sample in samples])),
+            torch.from_numpy(np.stack([sample["photometric"] for sample in samples])),
+            torch.from_numpy(np.stack([sample["label"] for sample in samples]).astype(np.int64)),
+            [entry for sample in samples for entry in sample["unreadable"]],
+        )
+
+
+class SegmentationTask(nn.Module):
+    """Cross-entropy between upsampled logits and pseudo labels."""
+
+    def __init__(self, network: SegmentationNetwork) -> None:
+        """`network` trains as a whole."""
+        super().__init__()
+        self.network = network
+
+    def prepare(self, batch: LabelledBatch, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Normalised images (B, 3, S, S) and labels (B, s, s) on the device."""
+        backbone = self.network.backbone
+        images = apply_photometric(batch.images.to(device), batch.photometric, mean=backbone.mean, std=backbone.std)
+        return images.contiguous(memory_format=torch.channels_last), batch.labels.to(device)
+
+    def forward(self, inputs: tuple[Tensor, Tensor], progress: Progress) -> StepOutput:
+        """Mean cross-entropy over all positions and C + 1 classes, without weights; scalar `pixel_accuracy` in [0, 1]."""
+        images, labels = inputs
+        logits = F.interpolate(self.network(images).float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
+        loss = F.cross_entropy(logits, labels)
+        scalars = {"pixel_accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()} if progress.log else {}
+        return StepOutput(loss, scalars)
+
+    def after_backward(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Nothing."""

@@ -1,0 +1,243 @@
+"""PASS_s and SwAV on a network of a few thousand weights."""
+
+import pytest
+import timm
+import torch
+from tiny_pass import at_step, tiny_backbone, tiny_settings, tiny_views
+from torch import nn
+
+from luss.errors import LussError
+from luss.methods import build_method
+from luss.methods.base import Method
+from luss.methods.pass_s import PassS
+from luss.methods.swav import SwAV
+from luss.models.backbone import Backbone
+from luss.settings import PretrainSettings
+
+
+def pass_s(stages: list[int], weights: list[float] | None = None, **options: float | bool) -> PassS:
+    chosen = {"shallow_stages": stages, "shallow_weights": weights or [1.0] * len(stages), **options}
+    return PassS(tiny_backbone(), tiny_settings(pass_s=chosen))
+
+
+def gradient_sum(module: nn.Module) -> float:
+    return sum(float(p.grad.abs().sum()) for p in module.parameters() if p.grad is not None)
+
+
+def train(method: Method, num_steps: int, lr: float = 0.1) -> None:
+    optimizer = torch.optim.SGD(method.parameters(), lr=lr, momentum=0.9)
+    for step in range(num_steps):
+        optimizer.zero_grad(set_to_none=True)
+        method(tiny_views(), at_step(step)).loss.backward()
+        method.after_backward(at_step(step))
+        optimizer.step()
+        method.after_step(at_step(step))
+
+
+@pytest.mark.parametrize("stages", [[1], [2], [3], [3, 2], [2, 3], [1, 2, 3], []])
+def test_any_set_of_shallow_stages_trains(stages: list[int]) -> None:
+    method = pass_s(stages)
+    output = method(tiny_views(), at_step())
+    output.loss.backward()
+    assert {name for name in output.scalars if name.startswith("d2s")} == {f"d2s_{stage}" for stage in stages}
+    assert all(gradient_sum(method.shallow[str(stage)]) > 0 for stage in stages)
+    total = sum(float(output.scalars[f"d2s_{stage}"]) for stage in stages) + float(output.scalars["swav"])
+    assert float(output.loss.detach()) == pytest.approx(total / (len(stages) + 1) + float(output.scalars["p2p"]), rel=1e-5)
+
+
+def test_the_order_of_stages_does_not_swap_their_weights() -> None:
+    one, other = pass_s([3, 2], [1.0, 2.0]), pass_s([2, 3], [2.0, 1.0])
+    other.load_state_dict(one.state_dict())
+    swapped = pass_s([2, 3], [1.0, 2.0])
+    swapped.load_state_dict(one.state_dict())
+    losses = [float(method(tiny_views(), at_step()).loss.detach()) for method in (one, other, swapped)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    assert losses[0] != pytest.approx(losses[2], abs=1e-4)
+
+
+def test_weights_need_not_be_whole_and_the_deep_one_counts() -> None:
+    method = pass_s([3], [0.5], deep_weight=1.5, pixel_alignment_weight=0.25)
+    output = method(tiny_views(), at_step())
+    parts = {name: float(value) for name, value in output.scalars.items()}
+    expected = (1.5 * parts["swav"] + 0.5 * parts["d2s_3"]) / 2 + 0.25 * parts["p2p"]
+    assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_shallow_stages_give_prototypes_no_gradient() -> None:
+    method = pass_s([2, 3])
+    views = tiny_views()
+    maps = method.backbone(torch.cat(views.groups[0]))
+    codes = [torch.full((4, 8), 1 / 8)] * 2
+    (method.deep_to_shallow(2, maps[1], codes) + method.deep_to_shallow(3, maps[2], codes)).backward()  # type: ignore[no-untyped-call]
+    assert gradient_sum(method.shallow["2"]) > 0
+    assert method.clustering.prototypes.weight.grad is None
+    assert gradient_sum(method.clustering.projector) == 0
+
+
+def test_shallow_predictions_use_the_shared_prototypes() -> None:
+    method = pass_s([3]).eval()
+    features = method.backbone(torch.cat(tiny_views().groups[0]))[2]
+    codes = [torch.eye(8)[:4]] * 2
+    before = float(method.deep_to_shallow(3, features, codes).detach())
+    with torch.no_grad():
+        method.clustering.prototypes.weight.copy_(method.clustering.prototypes.weight.flip(0))
+    assert float(method.deep_to_shallow(3, features, codes).detach()) != pytest.approx(before, abs=1e-4)
+
+
+def test_alignment_reaches_the_projector_only_through_predictions() -> None:
+    method = pass_s([])
+    features = method.backbone(torch.cat(tiny_views().groups[0]))[-1]
+    for parameter in method.pixel_predictor.parameters():
+        nn.init.zeros_(parameter)
+    method.align(features, tiny_views()).backward()  # type: ignore[no-untyped-call]
+    # A predictor that ignores its input passes nothing on; a target that passed gradients would.
+    assert gradient_sum(method.pixel_projector) == 0
+
+
+def test_alignment_trains_projector_predictor_and_backbone_but_no_prototypes() -> None:
+    method = pass_s([])
+    features = method.backbone(torch.cat(tiny_views().groups[0]))[-1]
+    method.align(features, tiny_views()).backward()  # type: ignore[no-untyped-call]
+    assert gradient_sum(method.pixel_projector) > 0
+    assert gradient_sum(method.pixel_predictor) > 0
+    assert gradient_sum(method.backbone) > 0
+    assert gradient_sum(method.clustering) == 0
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_only_the_published_alignment_averages_over_pairs_that_do_not_overlap(published: bool) -> None:
+    method = pass_s([], published=published).eval()
+    with torch.no_grad():
+        features = method.backbone(torch.cat(tiny_views().groups[0]))[-1]
+        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3)))
+        mixed = float(method.align(features, tiny_views(apart=(3,))))
+        none = float(method.align(features, tiny_views(apart=(0, 1, 2, 3))))
+    assert none == pytest.approx(0, abs=1e-6)
+    assert mixed == pytest.approx(first_three * (3 / 4 if published else 1), abs=1e-5)
+
+
+def test_local_views_are_predicted_too() -> None:
+    with_local = PassS(tiny_backbone(), tiny_settings(local_views=3))
+    without = PassS(tiny_backbone(), tiny_settings())
+    without.load_state_dict(with_local.state_dict())
+    assert [group.count for group in with_local.view_groups] == [2, 3]
+    assert [group.count for group in without.view_groups] == [2]
+    losses = [float(with_local(tiny_views(local_views=3), at_step()).loss.detach()), float(without(tiny_views(), at_step()).loss.detach())]
+    assert losses[0] != pytest.approx(losses[1], abs=1e-4)
+
+
+def test_frozen_prototypes_keep_their_bits_for_the_first_steps_and_then_move() -> None:
+    settings = tiny_settings(freeze_prototypes_steps=3, num_prototypes=64)
+    method = PassS(tiny_backbone(), settings)
+    method.clustering.normalise_prototypes()
+    start = method.clustering.prototypes.weight.detach().clone()
+    train(method, 3)
+    assert torch.equal(method.clustering.prototypes.weight, start)
+    train_more = torch.optim.SGD(method.parameters(), lr=0.1)
+    method.zero_grad(set_to_none=True)
+    method(tiny_views(), at_step(3)).loss.backward()
+    method.after_backward(at_step(3))
+    train_more.step()
+    assert not torch.equal(method.clustering.prototypes.weight, start)
+
+
+@pytest.mark.parametrize("kind", [SwAV, PassS])
+def test_prototypes_are_unit_vectors_whenever_they_score(kind: type[Method]) -> None:
+    method = kind(tiny_backbone(), tiny_settings())  # type: ignore[call-arg]
+    with torch.no_grad():
+        method.clustering.prototypes.weight.mul_(7)  # type: ignore[union-attr, operator]
+    method(tiny_views(), at_step())
+    norms = method.clustering.prototypes.weight.norm(dim=1)  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(norms, torch.ones(8))
+
+
+@pytest.mark.parametrize("kind", [SwAV, PassS])
+def test_a_few_steps_on_one_batch_lower_the_loss(kind: type[Method]) -> None:
+    method = kind(tiny_backbone(), tiny_settings(epsilon=0.5))  # type: ignore[call-arg]
+    before = float(method(tiny_views(), at_step()).loss.detach())
+    train(method, 4, lr=0.02)
+    assert float(method(tiny_views(), at_step()).loss.detach()) < before - 0.01
+
+
+def test_swav_is_pass_s_without_shallow_stages_and_alignment() -> None:
+    plain = SwAV(tiny_backbone(), tiny_settings(local_views=2))
+    bare = pass_s([], pixel_alignment_weight=0.0)
+    bare.load_state_dict(plain.state_dict())
+    views = tiny_views(local_views=2)
+    assert float(plain(views, at_step()).loss.detach()) == pytest.approx(float(bare(views, at_step()).loss.detach()), abs=1e-6)
+
+
+def test_every_parameter_gets_a_gradient_whatever_is_switched_off() -> None:
+    for method in (pass_s([3]), pass_s([], pixel_alignment_weight=0.0)):
+        method(tiny_views(), at_step()).loss.backward()
+        assert [name for name, parameter in method.named_parameters() if parameter.grad is None] == []
+
+
+def test_heads_of_resnet18_have_as_many_parameters_as_the_published_ones() -> None:
+    method = PassS(Backbone("resnet18"), PretrainSettings())
+
+    def count(module: nn.Module) -> int:
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    head = method.shallow["3"]
+    assert {
+        "projection_head": count(method.clustering.projector),
+        "prototypes": count(method.clustering.prototypes),
+        "projection_head_pixel": count(method.pixel_projector),
+        "predictor_head_pixel": count(method.pixel_predictor),
+        "projection_head_pixel_shallow": count(head.pixel),  # type: ignore[arg-type]
+        "projection_head_shallow": count(head.image),  # type: ignore[arg-type]
+        "backbone": count(method.backbone),
+        "total": count(method),
+    } == {
+        "projection_head": 329344,
+        "prototypes": 64000,
+        "projection_head_pixel": 591872,
+        "predictor_head_pixel": 33152,
+        "projection_head_pixel_shallow": 526336,
+        "projection_head_shallow": 198272,
+        "backbone": 11176512,
+        "total": 12919488,
+    }
+
+
+@pytest.mark.parametrize("name", ["swav", "pass_s"])
+def test_exported_weights_load_strictly_into_timm(name: str) -> None:
+    settings = tiny_settings()
+    settings.method = name
+    method = build_method(tiny_backbone(), settings)
+    train(method, 1)
+    plain = timm.create_model("test_resnet", num_classes=0)
+    plain.load_state_dict(method.export(), strict=True)
+    images = tiny_views().groups[0][0]
+    method.eval()
+    plain.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(plain.forward_features(images), method.backbone(images)[-1])
+
+
+def test_an_unknown_method_is_an_error_that_lists_the_known_ones() -> None:
+    settings = tiny_settings()
+    settings.method = "moco"
+    with pytest.raises(LussError, match=r"'moco'.*pass_s, swav"):
+        build_method(tiny_backbone(), settings)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shallow_stages": [4], "shallow_weights": [1.0]}, "4 is not one of 1 to 3"),
+        ({"shallow_stages": [0], "shallow_weights": [1.0]}, "0 is not one of 1 to 3"),
+        ({"shallow_stages": [2, 3], "shallow_weights": [1.0]}, "shallow_weights has 1 entries for 2 stages"),
+    ],
+)
+def test_impossible_shallow_stages_are_errors(options: dict[str, object], message: str) -> None:
+    with pytest.raises(LussError, match=message):
+        PassS(tiny_backbone(), tiny_settings(pass_s=options))
+
+
+def test_alignment_needs_two_global_views() -> None:
+    settings = tiny_settings()
+    settings.global_views.count = 1
+    with pytest.raises(LussError, match="pixel alignment needs 2"):
+        PassS(tiny_backbone(), settings)

@@ -1,0 +1,111 @@
+"""Label maps from logits in strips: the same as at full size, in bounded memory."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from luss.models import segmenter
+from luss.models.backbone import Backbone
+from luss.models.segmenter import SegmentationNetwork, bounded_label_map, label_map
+
+
+def random_logits(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def whole(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(logits[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+@pytest.mark.parametrize("strip_elements", [1, 5 * 40 * 3, 8_000_000])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((5, 7, 9), (33, 40)), ((3, 4, 4), (4, 4)), ((4, 1, 1), (5, 6)), ((6, 9, 5), (3, 2)), ((2, 3, 8), (50, 1)), ((5, 2, 3), (40, 60))],
+)
+def test_label_maps_equal_the_argmax_of_resized_logits(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], size: tuple[int, int], strip_elements: int
+) -> None:
+    monkeypatch.setattr(segmenter, "_STRIP_ELEMENTS", strip_elements)
+    logits = random_logits(*shape)
+    result = label_map(logits, size)
+    assert result.dtype == torch.int64
+    assert torch.equal(result, whole(logits, size).argmax(dim=0))
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest result of any operation, in numbers."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                self.numel = max(self.numel, tensor.numel())
+        return result
+
+
+def test_many_classes_on_a_large_image_never_hold_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmenter, "_STRIP_ELEMENTS", 400_000)
+    with LargestTensor() as largest:
+        result = label_map(random_logits(92, 10, 10), (600, 300))
+    assert result.shape == (600, 300)
+    # At once they would be 16.6 million.
+    assert 0 < largest.numel <= 400_000
+
+
+def test_a_strip_of_the_real_size_is_at_most_32_megabytes() -> None:
+    with LargestTensor() as largest:
+        label_map(random_logits(920, 8, 94), (20, 3000))
+    assert largest.numel * 4 <= 32e6
+
+
+@pytest.mark.parametrize("max_pixels", [0, 30 * 40])
+def test_small_images_are_labelled_at_full_size(max_pixels: int) -> None:
+    logits = random_logits(5, 6, 7)
+    assert torch.equal(bounded_label_map(logits, (30, 40), max_pixels=max_pixels), label_map(logits, (30, 40)))
+
+
+@pytest.mark.parametrize("size", [(60, 20), (20, 60), (200, 2), (41, 37)])
+def test_large_images_are_compared_at_a_reduced_size_and_enlarged(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    compared: list[tuple[int, int]] = []
+
+    def spy(logits: Tensor, reduced: tuple[int, int]) -> Tensor:
+        compared.append(reduced)
+        return label_map(logits, reduced)
+
+    monkeypatch.setattr(segmenter, "label_map", spy)
+    logits = random_logits(5, 6, 7)
+    result = bounded_label_map(logits, size, max_pixels=300)
+    (reduced,) = compared
+    assert result.shape == size
+    assert reduced[0] * reduced[1] <= 300
+    assert reduced[0] * reduced[1] > 0.75 * 300 or min(reduced) == 1
+    rows = (torch.arange(size[0]) * reduced[0]).div(size[0], rounding_mode="floor")
+    columns = (torch.arange(size[1]) * reduced[1]).div(size[1], rounding_mode="floor")
+    assert torch.equal(result, label_map(logits, reduced)[rows][:, columns])
+
+
+def test_ids_of_many_classes_survive_the_enlargement() -> None:
+    logits = torch.zeros(920, 1, 1)
+    logits[919] = 1
+    assert (bounded_label_map(logits, (40, 40), max_pixels=100) == 919).all()
+
+
+def test_the_network_scores_background_and_every_cluster() -> None:
+    network = SegmentationNetwork(Backbone("test_resnet", output_stride=16), 7).eval()
+    with torch.no_grad():
+        images = torch.randn(2, 3, 64, 32)
+        logits = network(images)
+        assert logits.shape == (2, 8, 4, 2)
+        features = network.backbone(images)[-1]
+        expected = torch.einsum("blhw,cl->bchw", features, network.head.weight[:, :, 0, 0])
+    bias = network.head.bias
+    assert bias is not None
+    torch.testing.assert_close(logits, expected + bias.detach()[:, None, None], atol=1e-4, rtol=1e-4)

@@ -1,0 +1,276 @@
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from luss.config import all_keys, changing_settings, load_config, to_yaml
+from luss.errors import LussError
+from luss.settings import PretrainSettings, RunSettings
+from stages.base import fingerprint
+from stages.registry import STAGES
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+MINIMAL = "name: trial\ndata: {root: photos}\n"
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    return written(tmp_path, MINIMAL)
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "trial.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, *words: str) -> str:
+    with pytest.raises(LussError) as caught:
+        load_config(path, words)
+    return str(caught.value)
+
+
+def test_an_unknown_key_in_the_file_is_refused_naming_the_key_the_file_and_the_nearest_key(tmp_path: Path) -> None:
+    path = written(tmp_path, MINIMAL + "pretrain: {epoch: 3}\n")
+    message = refusal(path)
+    assert "'pretrain.epoch'" in message
+    assert str(path) in message
+    assert "did you mean 'pretrain.epochs'?" in message
+
+
+def test_an_unknown_key_deep_in_the_file_is_refused_naming_its_whole_path(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, MINIMAL + "pretrain: {clustering: {num_prototype: 3}}\n"))
+    assert "'pretrain.clustering.num_prototype'" in message
+    assert "did you mean 'pretrain.clustering.num_prototypes'?" in message
+
+
+def test_an_unknown_block_is_refused_before_its_keys(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, MINIMAL + "pretrane: {epochs: 3}\n"))
+    assert "'pretrane'" in message
+    assert "did you mean 'pretrain'?" in message
+
+
+def test_an_unknown_key_in_a_word_is_refused_naming_the_word(minimal: Path) -> None:
+    message = refusal(minimal, "pretrain.epochs=2", "cluster.num_cluster=5")
+    assert "'cluster.num_cluster'" in message
+    assert "word 'cluster.num_cluster=5'" in message
+    assert "did you mean 'cluster.num_clusters'?" in message
+
+
+def test_a_known_name_in_the_wrong_block_is_found_in_the_right_one(minimal: Path) -> None:
+    assert "did you mean 'extract_features.crop'?" in refusal(minimal, "crop=8")
+
+
+def test_a_key_below_a_plain_setting_is_unknown(minimal: Path) -> None:
+    assert "'pretrain.epochs.first'" in refusal(minimal, "pretrain.epochs.first=8")
+
+
+def test_a_key_like_nothing_known_points_to_the_list_of_settings(minimal: Path) -> None:
+    assert "luss config FILE" in refusal(minimal, "zzzzqqqq=1")
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("pretrain.epochs=many", "pretrain.epochs"),
+        ("pretrain.epochs=2.5", "pretrain.epochs"),
+        ("pretrain.epochs=true", "pretrain.epochs"),
+        ("pretrain.lr=fast", "pretrain.lr"),
+        ("pretrain.compile=perhaps", "pretrain.compile"),
+        ("pretrain.global_views.scale=[0.1]", "pretrain.global_views.scale"),
+        ("pretrain.pass_s.shallow_stages=[three]", "pretrain.pass_s.shallow_stages"),
+        ("data.extra=train-extra", "data.extra"),
+        ("pretrain=5", "pretrain"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_naming_key_and_word(minimal: Path, word: str, key: str) -> None:
+    message = refusal(minimal, word)
+    assert message.startswith(f"{key} in word {word!r}")
+
+
+def test_a_value_of_the_wrong_type_in_the_file_names_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, MINIMAL + "pretrain: {epochs: many}\n")
+    assert refusal(path).startswith(f"pretrain.epochs in file {path}")
+
+
+def test_a_block_that_is_left_empty_in_the_file_keeps_its_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path, MINIMAL + "pretrain:\n  # epochs: 100\n")
+    assert load_config(path).pretrain == RunSettings().pretrain
+
+
+@pytest.mark.parametrize("text", ["name: a\nname: b\ndata: {root: x}\n", "name: a\ndata:\n  root: x\n  root: y\n"])
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str) -> None:
+    assert "stands twice" in refusal(written(tmp_path, text))
+
+
+def test_a_missing_root_and_name_are_named_together(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, "seed: 3\n"))
+    assert "data.root" in message
+    assert "name" in message
+
+
+def test_a_word_can_give_what_the_file_lacks(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "name: a\n"), ["data.root=x y"]).data.root == "x y"
+
+
+def test_all_impossible_values_are_listed_at_once(minimal: Path) -> None:
+    message = refusal(
+        minimal, "pretrain.batch_size=0", "cluster.engine=magic", "data.max_skipped_share=2", "pixel_attention.views.scale=[0.5, 0.2]",
+        "pseudo_labels.threshold=1.5", "extract_features.crop=999", "finetune.optimizer=adam",
+    )  # fmt: skip
+    for key in ("pretrain.batch_size", "cluster.engine", "data.max_skipped_share", "pixel_attention.views.scale",
+                "pseudo_labels.threshold", "extract_features.crop", "finetune.optimizer"):  # fmt: skip
+        assert key in message
+    assert len(message.splitlines()) == 7
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "pretrain.accumulate=3",
+        "pretrain.lr=.nan",
+        "pretrain.global_views.count=3",
+        "pixel_attention.views.count=1",
+        "pretrain.backbone.output_stride=5",
+        "pseudo_labels.threshold=often",
+        "pseudo_labels.threshold=nan",
+        "pseudo_labels.max_aspect=0.5",
+        "cluster.num_clusters=70000",
+        "seed=-1",
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_naming_its_key(minimal: Path, word: str) -> None:
+    assert word.split("=")[0].removesuffix(".accumulate") in refusal(minimal, word)
+
+
+def test_predicting_without_a_pixel_limit_is_allowed_although_other_limits_must_be_positive(minimal: Path) -> None:
+    assert load_config(minimal, ["predict.max_pixels=0"]).predict.max_pixels == 0
+    assert "data.max_pixels" in refusal(minimal, "data.max_pixels=0")
+
+
+def test_words_win_over_the_file_and_later_words_over_earlier_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, MINIMAL + "pretrain: {epochs: 3, batch_size: 8}\n")
+    settings = load_config(path, ["pretrain.epochs=4", "pretrain.epochs=5"])
+    assert (settings.pretrain.epochs, settings.pretrain.batch_size) == (5, 8)
+
+
+def test_a_word_changes_one_key_of_a_block_and_keeps_the_others(minimal: Path) -> None:
+    settings = load_config(minimal, ["pretrain.global_views.size=96"])
+    assert settings.pretrain.global_views == dataclasses.replace(RunSettings().pretrain.global_views, size=96)
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", "1.0e-3"])
+def test_scientific_notation_is_a_number_in_a_word_and_in_the_file(tmp_path: Path, text: str) -> None:
+    from_file = load_config(written(tmp_path, MINIMAL + f"pretrain: {{lr: {text}}}\n"))
+    from_word = load_config(written(tmp_path, MINIMAL), [f"pretrain.lr={text}"])
+    assert from_file.pretrain.lr == from_word.pretrain.lr == 0.001
+    assert isinstance(from_word.pretrain.lr, float)
+
+
+def test_a_name_of_digits_stays_text(minimal: Path) -> None:
+    assert load_config(minimal, ["name=2024"]).name == "2024"
+
+
+def test_a_threshold_can_be_a_number_or_a_word(minimal: Path) -> None:
+    assert float(load_config(minimal, ["pseudo_labels.threshold=0.3"]).pseudo_labels.threshold) == 0.3
+    assert load_config(minimal, ["pseudo_labels.threshold=validation"]).pseudo_labels.threshold == "validation"
+
+
+def test_a_word_without_an_equals_sign_is_refused_with_an_example(minimal: Path) -> None:
+    assert "key=value" in refusal(minimal, "pretrain.epochs")
+
+
+def test_an_absent_file_is_named_with_its_nearest_neighbour(minimal: Path) -> None:
+    message = refusal(minimal.with_name("tril.yaml"))
+    assert "does not exist" in message
+    assert f"did you mean {minimal}?" in message
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n", ""])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    assert "must be a mapping" in refusal(written(tmp_path, text))
+
+
+def test_broken_yaml_is_refused_with_its_line(tmp_path: Path) -> None:
+    message = refusal(written(tmp_path, "name: a\ndata: {root: [\n"))
+    assert "cannot be read" in message
+    assert "line" in message
+
+
+def test_yaml_cannot_make_python_objects(tmp_path: Path) -> None:
+    assert "cannot be read" in refusal(written(tmp_path, "name: !!python/object/apply:os.getcwd []\n"))
+
+
+def test_the_output_is_named_after_the_run_unless_it_is_given(minimal: Path) -> None:
+    assert load_config(minimal).output == "outputs/trial"
+    assert load_config(minimal, ["output=elsewhere"]).output == "elsewhere"
+
+
+def test_resolved_settings_read_back_as_the_same_settings(minimal: Path, tmp_path: Path) -> None:
+    settings = load_config(minimal, ["pretrain.global_views.scale=[0.3, 0.9]", "data.extra=[train-extra]", "output='a: b #c'"])
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(to_yaml(settings), encoding="utf-8")
+    assert load_config(copy) == settings
+
+
+def test_every_key_is_listed_with_its_block() -> None:
+    keys = set(all_keys(RunSettings()))
+    assert {"seed", "pretrain", "pretrain.epochs", "pretrain.clustering.num_prototypes", "data.shapes.folder"} <= keys
+
+
+def test_only_values_that_differ_from_their_defaults_change_a_result() -> None:
+    assert changing_settings(PretrainSettings()) == {}
+    changed = PretrainSettings(epochs=3)
+    changed.clustering.num_prototypes = 7
+    assert changing_settings(changed) == {"epochs": 3, "clustering.num_prototypes": 7}
+
+
+def test_where_and_how_fast_something_is_computed_changes_no_result() -> None:
+    assert changing_settings(PretrainSettings(workers=9, log_every=3, checkpoint_minutes=1.0, compile=True)) == {}
+
+
+def identities(path: Path, *words: str) -> dict[str, str]:
+    run = load_config(path, words)
+    return {name: fingerprint(stage, run, STAGES) for name, stage in STAGES.items()}
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "device=cpu", "output=elsewhere", "pretrain.workers=7", "pretrain.epochs=20", "extract_features.batch_size=3", "name=other",
+        "cluster.chunk_size=17", "data.max_skipped_share=0.5", "pretrain.swav.weight=2.0",
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_change_a_result_leaves_every_fingerprint(minimal: Path, word: str) -> None:
+    assert identities(minimal, word) == identities(minimal)
+
+
+@pytest.mark.parametrize(
+    ("word", "first"),
+    [
+        ("data.root=other", "manifest"), ("seed=1", "pretrain"), ("pretrain.epochs=21", "pretrain"),
+        ("pretrain.clustering.epsilon=0.03", "pretrain"), ("pixel_attention.shared=true", "pixel_attention"),
+        ("extract_features.dtype=float16", "extract_features"), ("cluster.num_clusters=51", "cluster"),
+        ("pseudo_labels.threshold=0.5", "pseudo_labels"), ("finetune.scale=[0.1, 1.0]", "finetune"),
+        ("data.evaluate=[test]", "predict"), ("evaluate.matching=identity", "evaluate"),
+    ],
+)  # fmt: skip
+def test_a_setting_changes_the_fingerprint_of_its_stage_and_of_all_later_ones(minimal: Path, word: str, first: str) -> None:
+    before, after = identities(minimal), identities(minimal, word)
+    names = list(STAGES)
+    changed = [name for name in names if before[name] != after[name]]
+    assert changed == names[names.index(first) :]
+
+
+def test_there_are_shipped_configurations() -> None:
+    assert "demo.yaml" in [path.name for path in CONFIGS]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads(path: Path) -> None:
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    # A file for data that everybody keeps elsewhere may leave the root to a word.
+    words = [] if "root" in content.get("data", {}) else ["data.root=photos"]
+    assert load_config(path, words).name == content["name"]

@@ -1,0 +1,153 @@
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+
+from luss.errors import LussError
+from luss.files import is_disk_full, read_json, replacing, write_json, write_text
+
+DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def everything_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_under_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
+    with replacing(tmp_path / "product") as temporary:
+        temporary.write_text("new", encoding="utf-8")
+        assert not (tmp_path / "product").exists()
+    assert (tmp_path / "product").read_text(encoding="utf-8") == "new"
+    assert everything_in(tmp_path) == ["product"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "product", "old")
+    with pytest.raises(UnicodeEncodeError), replacing(tmp_path / "product") as temporary:
+        temporary.write_text(100_000 * "half" + "\udc80", encoding="utf-8")
+    assert (tmp_path / "product").read_text(encoding="utf-8") == "old"
+    assert everything_in(tmp_path) == ["product"]
+
+
+def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path: Path) -> None:
+    write_text(tmp_path / "product", "old")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from luss.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path / "product")], check=False).returncode == -9
+    assert (tmp_path / "product").read_text(encoding="utf-8") == "old"
+
+
+def test_the_content_reaches_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    sync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (order.append("sync"), sync(descriptor))[1])
+    monkeypatch.setattr(os, "replace", lambda *names: (order.append("rename"), rename(*names))[1])
+    write_text(tmp_path / "product", "x")
+    assert order == ["sync", "rename"]
+
+
+def test_the_folder_is_made_when_it_is_absent(tmp_path: Path) -> None:
+    write_text(tmp_path / "a" / "b" / "product", "x")
+    assert (tmp_path / "a" / "b" / "product").is_file()
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "ü" * 125])
+def test_a_name_of_nearly_the_longest_length_can_be_written(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "x")
+    assert everything_in(tmp_path) == [name]
+
+
+def test_a_full_disk_is_told_with_its_folder_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int) -> None:
+        raise DISK_FULL
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(LussError) as caught:
+        write_text(tmp_path / "product", "x")
+    assert f"the disk that holds {tmp_path} is full" in str(caught.value)
+    assert "run the same command again" in str(caught.value)
+    assert everything_in(tmp_path) == []
+
+
+# What the libraries say when a disk fills up while they write, recorded on a small tmpfs.
+@pytest.mark.parametrize(
+    "error",
+    [
+        DISK_FULL,
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("[Errno 28] Can't synchronously write data (errno = 28, error message = 'No space left on device')"),
+        safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_recognised_in_the_words_of_every_library(error: Exception) -> None:
+    assert is_disk_full(error)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), RuntimeError("unexpected pos 576 vs 534"), KeyError("x")])
+def test_other_errors_are_not_taken_for_a_full_disk(error: Exception) -> None:
+    assert not is_disk_full(error)
+
+
+# torch.save and numpy.save hide the system's error: what they say alone could mean anything.
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), OSError("5 requested and 3 written")],
+)
+def test_an_error_that_hides_its_cause_is_told_as_a_full_disk_only_where_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    with pytest.raises(type(error)) as caught, replacing(tmp_path / "product"):
+        raise error
+    assert caught.value is error
+
+    def refuse(descriptor: int) -> None:
+        raise DISK_FULL
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(LussError, match="is full"), replacing(tmp_path / "product"):
+        raise error
+    assert everything_in(tmp_path) == []
+
+
+def test_numpy_says_how_much_it_wrote_when_a_write_is_cut_short() -> None:
+    # The text that `replacing` must look behind: it has no error number.
+    class Full(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: object) -> int:
+            raise OSError("5 requested and 3 written")
+
+    with pytest.raises(OSError, match="requested") as caught:
+        np.save(Full(), np.zeros(5))
+    assert caught.value.errno is None
+
+
+def test_json_is_written_readably_and_read_back(tmp_path: Path) -> None:
+    value = {"b": [1, 2.5, None], "a": "größe"}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert "größe" in (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert list(json.loads((tmp_path / "x.json").read_text(encoding="utf-8"))) == ["b", "a"]
+
+
+def test_absent_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LussError, match=r"x\.json does not exist"):
+        read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe"])
+def test_damaged_json_is_named_with_the_fix(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(LussError, match=r"x\.json is not valid JSON.*delete it"):
+        read_json(tmp_path / "x.json")
