@@ -1,0 +1,55 @@
+"""The command line of a single stage: `python -m stages.STAGE CONFIG.yaml key=value ...`, alone or under torchrun."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from luss.config import load_config
+from luss.errors import LussError
+from luss.files import is_disk_full
+from luss.progress import Interrupted
+
+# What shells report for a process that ended on Ctrl-C; schedulers and scripts tell it from a failure.
+EXIT_INTERRUPTED = 130
+EXIT_USER_ERROR = 2
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Runs a command and turns the errors that a person can mend into one message and an exit code."""
+    try:
+        work()
+    except LussError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"stopped: {error or 'interrupted'}; run the same command to continue", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (OSError, RuntimeError) as error:
+        if is_disk_full(error):
+            print(f"error: the disk is full ({error}): free some space and run the same command again", file=sys.stderr)
+            return EXIT_USER_ERROR
+        raise
+    return 0
+
+
+def stage_main(name: str, arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m stages.<name>`; exits the process."""
+    from stages.registry import STAGES
+    from stages.runner import run_stages
+
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{name}",
+        description=f"{STAGES[name].__doc__} Continues where an earlier try stopped.",
+        epilog=f"Several processes: torchrun --nproc-per-node=2 -m stages.{name} CONFIG.yaml",
+    )
+    parser.add_argument("config", type=Path, help="YAML file, such as configs/demo.yaml")
+    parser.add_argument("words", nargs="*", metavar="key=value", help="settings that win over the file, such as pretrain.epochs=10")
+    parser.add_argument("--force", action="store_true", help="run anew although the stage is done")
+    options = parser.parse_intermixed_args(arguments)
+
+    def work() -> None:
+        run = load_config(options.config, options.words)
+        run_stages(run, [STAGES[name]], force=name if options.force else None)
+
+    sys.exit(guarded(work))

@@ -1,0 +1,69 @@
+"""Stage 1: learns a representation without labels."""
+
+from typing import Any
+
+from luss.data.views import ViewDataset
+from luss.methods import build_method
+from luss.methods.collapse import CollapseWatch
+from luss.models.backbone import Backbone, initialise
+from luss.models.io import save_backbone, save_tensors, state_without_duplicates
+from luss.settings import RunSettings
+from luss.training import distributed
+from luss.training.loop import Trainer, TrainJob
+from luss.training.representation import view_preparer
+from stages.base import CHECKPOINTS, Stage, StageContext
+from stages.command import stage_main
+from stages.manifest import pretrain_manifests
+from stages.training import note_unreadable
+
+
+class Pretrain(Stage):
+    """Trains `pretrain.method`; products: `backbone.safetensors` (plain timm weights) and `method.safetensors` (its heads)."""
+
+    name = "pretrain"
+    version = 1
+    needs = ("manifest",)
+    seeded = True
+    distributed = True
+
+    def settings(self, run: RunSettings) -> dict[str, Any]:
+        """Without the blocks of methods that are not chosen."""
+        found = super().settings(run)
+        others = tuple(f"pretrain.{method}." for method in ("swav", "pass_s") if method != run.pretrain.method)
+        return {key: value for key, value in found.items() if not key.startswith(others)}
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        """Trains from the newest checkpoint to the end and exports."""
+        settings, run = context.run.pretrain, context.run
+        backbone = Backbone(settings.backbone.name, output_stride=settings.backbone.output_stride)
+        missing = initialise(backbone, settings.backbone.weights)
+        if missing:
+            context.reporter.warn(f"{settings.backbone.weights} lacks {len(missing)} tensors, kept random: {', '.join(missing[:8])}")
+        method = build_method(backbone, settings)
+        dataset = ViewDataset(
+            pretrain_manifests(context), method.view_groups, settings.photometric, seed=run.seed, max_pixels=run.data.max_pixels
+        )
+        trainer = Trainer(
+            TrainJob(
+                key=self.name,
+                model=method,
+                dataset=dataset,
+                prepare=view_preparer(backbone.mean, backbone.std),
+                settings=settings,
+                folder=context.folder / CHECKPOINTS,
+                device=context.device,
+                seed=run.seed,
+                reporter=CollapseWatch(context.reporter),
+                stop=context.stop,
+                on_unreadable=note_unreadable(context, len(dataset)),
+            )
+        )
+        steps = trainer.run()
+        if distributed.rank() == 0:
+            save_tensors(context.folder / "method.safetensors", state_without_duplicates(method))
+            save_backbone(context.folder, backbone, method.export(), method=settings.method, steps=steps)
+        return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters())}
+
+
+if __name__ == "__main__":
+    stage_main("pretrain")

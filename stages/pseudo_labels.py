@@ -1,0 +1,185 @@
+"""Stage 5: a pixel label map for every training image, in HDF5."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from luss.benchmark.evaluator import evaluate_maps
+from luss.benchmark.levels import DEFAULT_THRESHOLDS
+from luss.data.imagenet_s import mask_path, read_mask
+from luss.data.images import read_image
+from luss.data.manifest import Manifest
+from luss.data.resized import normalise, num_shards, resized_batches, shard_rows
+from luss.errors import LussError
+from luss.files import replacing, write_json
+from luss.labels.store import LabelStore
+from luss.labels.threshold import auto_threshold, histogram
+from luss.labels.writer import LabelRecord, LabelWriter
+from luss.report.contact_sheet import cluster_sheet
+from luss.training.precision import Precision
+from stages.base import Stage, StageContext, fingerprint
+from stages.command import stage_main
+from stages.extract_features import attended
+from stages.manifest import data_layout, list_images, num_classes, train_manifest
+
+
+class PseudoLabelsStage(Stage):
+    """Products: `labels/` (shards and `labels.h5`), `threshold.json`, `clusters.png`."""
+
+    name = "pseudo_labels"
+    version = 1
+    needs = ("manifest", "pretrain", "pixel_attention", "cluster")
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        """Writes the shards that are missing, then chooses the threshold and joins them."""
+        manifest = train_manifest(context)
+        assignments = np.load(context.of("cluster") / "assignments.npy", allow_pickle=False).astype(np.int64)
+        writer = label_split(self, context, manifest, context.folder / "labels", assignments=assignments)
+        store = LabelStore.open(writer.finish(0.0, "given", False))
+        found = self.choose_threshold(context, store)
+        source = found["source"]
+        store = LabelStore.open(writer.finish(found["threshold"], source, source == "validation"))
+        write_json(context.folder / "threshold.json", found)
+        sheet = cluster_sheet(store.dominant_clusters(), _loader(manifest, store), max_clusters=60)
+        with replacing(context.folder / "clusters.png") as temporary:
+            sheet.save(temporary, format="png")
+        context.skipped.check(len(manifest), context.run.data.max_skipped_share)
+        counts = histogram(store)
+        level = int(np.ceil(found["threshold"] * 255))
+        return {
+            "maps": len(store),
+            "threshold": found["threshold"],
+            "threshold_source": source,
+            "foreground_share": float(counts[level:].sum() / counts.sum()),
+            "skipped": context.skipped.count,
+        }
+
+    def choose_threshold(self, context: StageContext, store: LabelStore) -> dict[str, Any]:
+        """The threshold, where it came from, and what it was chosen by."""
+        setting = context.run.pseudo_labels.threshold
+        if setting == "auto":
+            found = auto_threshold(histogram(store), context.run.pseudo_labels.threshold_method)  # type: ignore[arg-type]
+            return {
+                "threshold": float(found.value), "source": "auto", "used_labels": False, "method": found.method,
+                "separation": float(found.separation),
+            }  # fmt: skip
+        if setting == "validation":
+            return self.search_threshold(context)
+        return {"threshold": float(setting), "source": "given", "used_labels": False}
+
+    def search_threshold(self, context: StageContext) -> dict[str, Any]:
+        """The published search: the best mIoU on the validation masks over 0.00 to 0.80."""
+        layout = data_layout(context.run.data)
+        if not layout.has_masks("validation"):
+            raise LussError(
+                f"pseudo_labels.threshold=validation needs the masks {layout.root / 'validation-segmentation'}: use auto, which needs none"
+            )
+        manifest = list_images(context, layout.image_folder("validation"), "validation")
+        writer = label_split(self, context, manifest, context.folder / "validation-labels")
+        store = LabelStore.open(writer.finish(0.0, "given", False))
+        context.reporter.message("searching the threshold with the validation masks: this uses ground truth")
+
+        def items() -> Iterator[tuple[Any, Any, Any]]:
+            for index in range(len(store)):
+                context.stop.check()
+                mask = read_mask(mask_path(layout, "validation", store.name(index)))
+                size = (mask.shape[0], mask.shape[1])
+                attention = torch.from_numpy(store.raw(index)[1].astype(np.float32) / 255)
+                wide = F.interpolate(attention[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+                yield store.label_map(index, size, threshold=0.0), mask, wide.numpy()
+
+        metrics = evaluate_maps(
+            items(), num_classes=num_classes(context.run, layout), thresholds=DEFAULT_THRESHOLDS
+        )
+        return {
+            "threshold": float(metrics.threshold or 0.0), "source": "validation", "used_labels": True, "validation_miou": metrics.miou,
+        }  # fmt: skip
+
+
+def label_split(
+    stage: Stage, context: StageContext, manifest: Manifest, folder: Path, *, assignments: NDArray[np.int64] | None = None
+) -> LabelWriter:
+    """Writes the missing shards of a split's label maps.
+
+    Args:
+        stage: Whose fingerprint the shards carry.
+        context: Of the stage.
+        manifest: The split's images.
+        folder: Where the shards go.
+        assignments: (N,) cluster of each image, 0-based; None = the one nearest to its pooled vector.
+    """
+    from stages.registry import STAGES
+
+    settings = context.run.pseudo_labels
+    ranges = [
+        (rows.start, rows.stop)
+        for rows in (shard_rows(len(manifest), settings.shard_size, s) for s in range(num_shards(len(manifest), settings.shard_size)))
+    ]
+    identity = f"{fingerprint(stage, context.run, STAGES)}-{len(manifest)}"
+    writer = LabelWriter(folder, ranges, num_clusters=context.run.cluster.num_clusters, fingerprint=identity)
+    missing = writer.missing_shards()
+    done = len(manifest) - sum(stop - start for start, stop in (ranges[shard] for shard in missing))
+    context.reporter.start("image", len(manifest), done)
+    if not missing:
+        return writer
+    network = attended(context)
+    centroids = np.load(context.of("cluster") / "centroids.npy", allow_pickle=False)
+    unit = F.normalize(torch.from_numpy(centroids), dim=1).to(context.device)
+    precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
+    for shard in missing:
+        records: dict[int, LabelRecord] = {}
+        for batch in resized_batches(
+            manifest,
+            range(*ranges[shard]),
+            short_side=settings.short_side,
+            size_multiple=settings.size_multiple,
+            max_aspect=settings.max_aspect,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            max_pixels=context.run.data.max_pixels,
+        ):
+            context.stop.check()
+            for _, path, reason in batch.unreadable:
+                context.skipped.add(Path(path), reason)
+            if batch.indices:
+                images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
+                own = None if assignments is None else torch.from_numpy(assignments[np.array(batch.indices)]).to(context.device)
+                with precision.autocast():
+                    labels, attention = network.label(
+                        images,
+                        unit,
+                        image_clusters=own,
+                        image_weight=settings.image_weight,
+                        saliency=settings.saliency,
+                        centre=context.run.pixel_attention.saliency.centre,
+                    )
+                maps = zip(batch.indices, labels.cpu().numpy(), attention.cpu().numpy(), strict=True)
+                for index, ids, strength in maps:
+                    width, height = manifest.size(index)
+                    records[index] = LabelRecord(
+                        manifest.name(index), (height, width), ids.astype(np.uint16), np.rint(strength * 255).astype(np.uint8)
+                    )
+            done += len(batch.indices) + len(batch.unreadable)
+            context.reporter.advance(done)
+        writer.write_shard(shard, (records[index] for index in sorted(records)))
+    return writer
+
+
+def _loader(manifest: Manifest, store: LabelStore) -> Any:
+    def load(index: int) -> tuple[Any, Any]:
+        height, width = store.image_size(index)
+        scale = min(1.0, 256 / max(height, width))
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        image = read_image(manifest.image_root / store.name(index), min_side=64).resize((size[1], size[0]))
+        return image, store.label_map(index, size)
+
+    return load
+
+
+if __name__ == "__main__":
+    stage_main("pseudo_labels")
