@@ -1,0 +1,163 @@
+"""Images a second and megabytes of every stage's inner loop, on embedded pictures.
+
+    python benchmarks/stages.py [--images 512] [--size 96] [--backbone resnet18] [--threads 2]
+
+Prints a markdown table (docs/performance.md keeps one). Peers run in the same process, one after the other: Pillow's own calls beside the
+view pipeline, a bare timm training step beside the method's, faiss and scikit-learn beside the two k-means engines, one PNG a map beside the
+label store.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from luss.data.manifest import Manifest, build_manifest
+from luss.data.resized import cropped_batches, normalise
+from luss.data.shapes import make_shapes
+from luss.data.skipped import SkippedFiles
+from luss.data.views import ViewDataset
+from luss.methods import build_method
+from luss.methods.base import Progress
+from luss.models.attended import AttendedBackbone
+from luss.models.backbone import Backbone
+from luss.models.pixel_attention import PixelAttention
+from luss.settings import PretrainSettings, ViewSettings
+from luss.training.precision import Precision
+from luss.training.representation import view_preparer
+
+Row = tuple[str, float, float]
+
+
+def timed(work: Callable[[], int], *, seconds: float = 3.0) -> float:
+    """Units a second of a piece of work that says how many units it did; warmed up once."""
+    work()
+    start, units = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - start) < seconds:
+        units += work()
+    return units / elapsed
+
+
+def memory_mb() -> float:
+    """Resident memory of this process."""
+    return float(psutil.Process(os.getpid()).memory_info().rss) / 2**20
+
+
+def views(manifest: Manifest, dataset: ViewDataset, size: int) -> Iterator[Row]:
+    """Decoding and cutting views, one thread, beside the same decode and one resize with plain Pillow."""
+    count = [0]
+
+    def cut() -> int:
+        for _ in range(32):
+            count[0] = (count[0] + 1) % len(dataset)
+            dataset[0, count[0]]
+        return 32
+
+    def plain() -> int:
+        for index in range(32):
+            with Image.open(manifest.path(index)) as image:
+                np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+        return 32
+
+    yield "decode + two views, one thread", timed(cut), memory_mb()
+    yield "peer: Pillow decode + one resize", timed(plain), memory_mb()
+
+
+def steps(dataset: ViewDataset, settings: PretrainSettings, backbone: Backbone, precision: Precision) -> Iterator[Row]:
+    """A training step of PASS_s from uint8 views on, beside forward and backward of the bare timm network on as many crops."""
+    method = build_method(backbone, settings).train()
+    # nn.Module.to takes memory_format, but its type stub lacks it.
+    method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    batch = dataset.collate([dataset[0, index] for index in range(settings.batch_size)])
+    prepare = view_preparer(backbone.mean, backbone.std)
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
+    crops = torch.cat(prepare(batch, precision.device).groups[0])
+
+    def step() -> int:
+        with precision.autocast():
+            output = method(prepare(batch, precision.device), Progress(0, 1, 0, log=False))
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+        return settings.batch_size
+
+    def bare() -> int:
+        with precision.autocast():
+            loss = backbone(crops)[-1].float().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        return settings.batch_size
+
+    yield f"PASS_s training step, batch {settings.batch_size}, {precision.name}", timed(step), memory_mb()
+    yield f"peer: bare timm forward + backward, {precision.name}", timed(bare), memory_mb()
+
+
+def features(manifest: Manifest, network: AttendedBackbone, size: int, precision: Precision) -> Iterator[Row]:
+    """Attention-pooled vectors, loading included; and label maps from centroids."""
+    centroids = F.normalize(torch.randn(50, network.backbone.num_channels), dim=1)
+
+    def extract(use: Callable[[torch.Tensor], object]) -> int:
+        done = 0
+        for batch in cropped_batches(
+            manifest, range(len(manifest)), resize=size + size // 8, crop=size, batch_size=64, workers=0, max_pixels=10**8
+        ):
+            images = normalise(batch.images, precision.device, mean=network.backbone.mean, std=network.backbone.std)
+            with precision.autocast():
+                use(images)
+            done += len(batch.indices)
+        return done
+
+    yield f"feature extraction, {precision.name}", timed(lambda: extract(network.vectors)), memory_mb()
+    yield f"label maps, 50 clusters, {precision.name}", timed(lambda: extract(lambda x: network.label(x, centroids))), memory_mb()
+
+
+def main() -> None:
+    """Runs everything and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--size", type=int, default=96, help="side of the views, pixels")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(f"{options.threads} threads, torch {torch.__version__}, {options.images} images, views of {options.size} px\n")
+    print("| what | images/s | resident MB |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        with contextlib.redirect_stdout(io.StringIO()):
+            make_shapes(root / "shapes", num_train=options.images, num_validation=10, num_test=10, size=options.size * 2)
+            build_manifest(root / "shapes" / "train", root, "train", max_pixels=10**8, skipped=SkippedFiles(root / "skipped.csv"))
+        manifest = Manifest.open(root, "train")
+        settings = PretrainSettings(batch_size=min(options.batch_size, options.images))
+        settings.global_views, settings.local_views.count = ViewSettings(2, options.size, (0.14, 1.0)), 0
+        backbone = Backbone(options.backbone)
+        dataset = ViewDataset([manifest], [settings.global_views], settings.photometric, seed=0, max_pixels=10**8)
+        rows = list(views(manifest, dataset, options.size))
+        for name in ("fp32", "bf16"):
+            precision = Precision(name, torch.device("cpu"))
+            if precision.name == name:
+                rows += steps(dataset, settings, backbone, precision)
+                network = AttendedBackbone(backbone, PixelAttention(backbone.num_channels), upsample_factor=4).eval()
+                rows += features(manifest, network, options.size, precision)
+        for what, rate, resident in rows:
+            print(f"| {what} | {rate:.0f} | {resident:.0f} |")
+    print(flush=True)
+    for other in ("kmeans.py", "labels.py"):
+        subprocess.run([sys.executable, str(Path(__file__).with_name(other))], check=True)
+
+
+if __name__ == "__main__":
+    main()
