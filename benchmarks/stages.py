@@ -111,7 +111,13 @@ def features(manifest: Manifest, network: AttendedBackbone, size: int, precision
     def extract(use: Callable[[torch.Tensor], object]) -> int:
         done = 0
         for batch in cropped_batches(
-            manifest, range(len(manifest)), resize=size + size // 8, crop=size, batch_size=64, workers=0, max_pixels=10**8
+            manifest,
+            range(len(manifest)),
+            resize=size + size // 8,
+            crop=size,
+            batch_size=64,
+            workers=0,
+            max_pixels=10**8,
         ):
             images = normalise(batch.images, precision.device, mean=network.backbone.mean, std=network.backbone.std)
             with precision.autocast():
@@ -120,7 +126,11 @@ def features(manifest: Manifest, network: AttendedBackbone, size: int, precision
         return done
 
     yield f"feature extraction, {precision.name}", timed(lambda: extract(network.vectors)), memory_mb()
-    yield f"label maps, 50 clusters, {precision.name}", timed(lambda: extract(lambda x: network.label(x, centroids))), memory_mb()
+    yield (
+        f"label maps, 50 clusters, {precision.name}",
+        timed(lambda: extract(lambda x: network.label(x, centroids))),
+        memory_mb(),
+    )
 
 
 def main() -> None:
@@ -133,13 +143,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{options.threads} threads, torch {torch.__version__}, {options.images} images, views of {options.size} px\n")
+    print(
+        f"{options.threads} threads, torch {torch.__version__}, {options.images} images, views of {options.size} px\n"
+    )
     print("| what | images/s | resident MB |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         with contextlib.redirect_stdout(io.StringIO()):
-            make_shapes(root / "shapes", num_train=options.images, num_validation=10, num_test=10, size=options.size * 2)
-            build_manifest(root / "shapes" / "train", root, "train", max_pixels=10**8, skipped=SkippedFiles(root / "skipped.csv"))
+            make_shapes(
+                root / "shapes", num_train=options.images, num_validation=10, num_test=10, size=options.size * 2
+            )
+            build_manifest(
+                root / "shapes" / "train", root, "train", max_pixels=10**8, skipped=SkippedFiles(root / "skipped.csv")
+            )
         manifest = Manifest.open(root, "train")
         settings = PretrainSettings(batch_size=min(options.batch_size, options.images))
         settings.global_views, settings.local_views.count = ViewSettings(2, options.size, (0.14, 1.0)), 0

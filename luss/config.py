@@ -57,7 +57,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        raise LussError(f"the configuration {path} does not exist" + (f": did you mean {path.parent / near[0]}?" if near else "")) from error
+        raise LussError(
+            f"the configuration {path} does not exist" + (f": did you mean {path.parent / near[0]}?" if near else "")
+        ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LussError(f"the configuration {path} cannot be read: {error}") from error
     if not isinstance(content, dict):

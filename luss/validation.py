@@ -30,7 +30,16 @@ _NOT_NEGATIVE = {
     "epochs", "layout_dim", "lr", "final_lr", "warmup_epochs", "momentum", "weight_decay", "clip_grad", "workers", "count", "queue_length",
     "queue_start_epoch", "freeze_prototypes_steps", "draw_prototypes_steps", "deep_weight", "pixel_alignment_weight", "grid_size", "weight", "seed",
 }  # fmt: skip
-_SHARES = {"max_skipped_share", "whitening", "jitter_probability", "grey_probability", "blur_probability", "image_weight", "saliency", "difficulty"}
+_SHARES = {
+    "max_skipped_share",
+    "whitening",
+    "jitter_probability",
+    "grey_probability",
+    "blur_probability",
+    "image_weight",
+    "saliency",
+    "difficulty",
+}
 # 0 has a meaning of its own here.
 _ZERO_MEANS_OFF = {"predict.max_pixels"}
 
@@ -99,7 +108,9 @@ def _check_together(settings: RunSettings) -> Iterator[str]:
             yield f"pseudo_labels.threshold is {threshold!r}: use auto, validation, or a number from 0 to 1"
     if settings.cluster.layout_dim and not settings.extract_features.layout_stages:
         yield "cluster.layout_dim clusters layout descriptors: name their stages in extract_features.layout_stages, such as [0, 4]"
-    if settings.cluster.layout_dim and len(settings.cluster.layout_weights) != len(settings.extract_features.layout_stages):
+    if settings.cluster.layout_dim and len(settings.cluster.layout_weights) != len(
+        settings.extract_features.layout_stages
+    ):
         yield (
             f"cluster.layout_weights has {len(settings.cluster.layout_weights)} entries for "
             f"{len(settings.extract_features.layout_stages)} stages in extract_features.layout_stages: give one weight a stage"

@@ -77,7 +77,9 @@ class Stage(ABC):
     def settings(self, run: RunSettings) -> dict[str, Any]:
         """The settings that can change this stage's result and differ from their defaults, by dotted key."""
         own = getattr(run, self.name, None)
-        found = {f"{self.name}.{key}": value for key, value in changing_settings(own).items()} if own is not None else {}
+        found = (
+            {f"{self.name}.{key}": value for key, value in changing_settings(own).items()} if own is not None else {}
+        )
         if self.seeded and run.seed:
             found["seed"] = run.seed
         return found
@@ -136,7 +138,10 @@ def stage_state(stage: Stage, run: RunSettings, run_folder: Path, stages: Mappin
     if (folder / STARTED).is_file():
         record = read_json(folder / STARTED)
         done = _read_progress(folder)
-        seconds, changed = float(done.get("seconds", 0.0)), float(done.get("updated", (folder / STARTED).stat().st_mtime))
+        seconds, changed = (
+            float(done.get("seconds", 0.0)),
+            float(done.get("updated", (folder / STARTED).stat().st_mtime)),
+        )
         reason = _stale_reason(stage, run, run_folder, stages, record)
         if reason:
             return StageState("stale", reason, seconds, changed)
@@ -229,7 +234,9 @@ class StageFolder:
 
     def set_aside(self) -> Path:
         """Moves the whole stage folder to `superseded/`, where it stays until somebody deletes it."""
-        target = self.run_folder / SUPERSEDED / f"{self.stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        target = (
+            self.run_folder / SUPERSEDED / f"{self.stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         self.folder.rename(target)
         return target
@@ -238,7 +245,9 @@ class StageFolder:
         """Writes `DONE.json`: from now on the stage is done."""
         for leftover in self.folder.rglob(f".*{TEMPORARY_SUFFIX}"):  # of tries that were killed
             leftover.unlink(missing_ok=True)
-        products = {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in sorted(_products(self.folder))}
+        products = {
+            path.relative_to(self.folder).as_posix(): path.stat().st_size for path in sorted(_products(self.folder))
+        }
         write_json(
             self.folder / DONE,
             {

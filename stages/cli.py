@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status.add_argument("run", type=Path, help="the run's folder, such as outputs/demo")
     config = commands.add_parser("config", help="print every setting, resolved")
     _add_config(config)
-    demo = commands.add_parser("demo", help="the embedded data set through every stage, and an untrained network beside it")
+    demo = commands.add_parser(
+        "demo", help="the embedded data set through every stage, and an untrained network beside it"
+    )
     demo.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
     demo.add_argument("words", nargs="*", metavar="key=value")
     options = parser.parse_args(_words_first(arguments))
@@ -63,7 +65,9 @@ def _words_first(arguments: Sequence[str] | None) -> list[str]:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, help="YAML file, such as configs/demo.yaml")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="settings that win over the file, such as pretrain.epochs=10")
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value", help="settings that win over the file, such as pretrain.epochs=10"
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -54,7 +54,11 @@ class Cluster(Stage):
             should_stop=lambda: bool(context.stop),
             on_iteration=report,
         )
-        centroids = mean_vectors(vectors, result.assignments, settings.num_clusters) if settings.layout_dim else result.centroids
+        centroids = (
+            mean_vectors(vectors, result.assignments, settings.num_clusters)
+            if settings.layout_dim
+            else result.centroids
+        )
         for name, array in (("centroids", centroids), ("assignments", result.assignments)):
             with replacing(context.folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
                 np.save(file, array)
@@ -96,7 +100,9 @@ class Cluster(Stage):
         )
 
 
-def mean_vectors(vectors: FeatureStore, assignments: NDArray[np.integer[Any]], num_clusters: int) -> NDArray[np.float32]:
+def mean_vectors(
+    vectors: FeatureStore, assignments: NDArray[np.integer[Any]], num_clusters: int
+) -> NDArray[np.float32]:
     """(C, L) mean attention-pooled vector of each cluster: what positions are compared with when clusters come from descriptors."""
     total = np.zeros((num_clusters, vectors.dim))
     for start, rows in vectors.chunks(65536):

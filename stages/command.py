@@ -44,7 +44,9 @@ def stage_main(name: str, arguments: Sequence[str] | None = None) -> None:
         epilog=f"Several processes: torchrun --nproc-per-node=2 -m stages.{name} CONFIG.yaml",
     )
     parser.add_argument("config", type=Path, help="YAML file, such as configs/demo.yaml")
-    parser.add_argument("words", nargs="*", metavar="key=value", help="settings that win over the file, such as pretrain.epochs=10")
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value", help="settings that win over the file, such as pretrain.epochs=10"
+    )
     parser.add_argument("--force", action="store_true", help="run anew although the stage is done")
     options = parser.parse_intermixed_args(arguments)
 

@@ -29,7 +29,15 @@ _HIDDEN = {"code_entropy", "prediction_entropy", "used_prototypes", "feature_ran
 class ConsoleReporter:
     """Reports one stage to the screen, `log/`, `metrics.jsonl`, `progress.json`, and TensorBoard where it is installed."""
 
-    def __init__(self, stage: str, folder: Path, *, console: Console | None = None, seconds_before: float = 0.0, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        stage: str,
+        folder: Path,
+        *,
+        console: Console | None = None,
+        seconds_before: float = 0.0,
+        quiet: bool = False,
+    ) -> None:
         """Args:
         stage: Its name, for the screen.
         folder: The stage's folder.
@@ -79,7 +87,9 @@ class ConsoleReporter:
         now = time.monotonic()
         if now - self._last_plain >= _PLAIN_SECONDS or done == self.total:
             self._last_plain = now
-            line = f"{self.stage}: {self.unit} {done} of {self.total}{self._remaining(now)}{', ' + text if text else ''}"
+            line = (
+                f"{self.stage}: {self.unit} {done} of {self.total}{self._remaining(now)}{', ' + text if text else ''}"
+            )
             self._write(line, screen=self._bar is None)
         self._heartbeat()
 
@@ -161,7 +171,13 @@ class ConsoleReporter:
         self._last_heartbeat = now
         write_json(
             self.folder / PROGRESS,
-            {"unit": self.unit, "done": self.done, "total": self.total, "seconds": round(self.seconds(), 1), "updated": time.time()},
+            {
+                "unit": self.unit,
+                "done": self.done,
+                "total": self.total,
+                "seconds": round(self.seconds(), 1),
+                "updated": time.time(),
+            },
         )
 
 

@@ -43,7 +43,9 @@ class Evaluate(Stage):
             result["used_labels_for_threshold"] = context.run.pseudo_labels.threshold == "validation"
             result["categories"] = list(category_ids(layout.image_folder("train")))
         else:
-            context.reporter.message("no masks were found: there is nothing to evaluate, the predictions are the result")
+            context.reporter.message(
+                "no masks were found: there is nothing to evaluate, the predictions are the result"
+            )
         write_json(context.folder / "metrics.json", result)
         return {
             f"{split} {name}": float(result["splits"][split][name])

@@ -74,7 +74,9 @@ class ExtractFeatures(Stage):
                 for _, path, reason in batch.unreadable:
                     context.skipped.add(Path(path), reason)
                 if batch.indices:
-                    images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
+                    images = normalise(
+                        batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std
+                    )
                     places = np.array(batch.indices) - rows.start
                     with precision.autocast():
                         vectors = network.vectors(images, published=settings.published)

@@ -75,7 +75,9 @@ def _living_owner(path: Path) -> dict[str, object] | None:
     try:
         process = psutil.Process(int(str(owner["pid"])))
         # A pid can be used again by another program: its start time tells.
-        alive = abs(process.create_time() - float(str(owner["started"]))) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        alive = (
+            abs(process.create_time() - float(str(owner["started"]))) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        )
     except (psutil.Error, ValueError):
         return None
     return owner if alive else None

@@ -30,7 +30,9 @@ def data_layout(data: DataSettings) -> Layout:
     """
     root = data_root(data)
     if not root.is_dir():
-        raise LussError(f"data.root is {data.root!r}, which is not a folder: give the folder of your images, or the word {EMBEDDED}")
+        raise LussError(
+            f"data.root is {data.root!r}, which is not a folder: give the folder of your images, or the word {EMBEDDED}"
+        )
     return find_layout(root)
 
 

@@ -38,10 +38,16 @@ class Pretrain(Stage):
         backbone = Backbone(settings.backbone.name, output_stride=settings.backbone.output_stride)
         missing = initialise(backbone, settings.backbone.weights)
         if missing:
-            context.reporter.warn(f"{settings.backbone.weights} lacks {len(missing)} tensors, kept random: {', '.join(missing[:8])}")
+            context.reporter.warn(
+                f"{settings.backbone.weights} lacks {len(missing)} tensors, kept random: {', '.join(missing[:8])}"
+            )
         method = build_method(backbone, settings)
         dataset = ViewDataset(
-            pretrain_manifests(context), method.view_groups, settings.photometric, seed=run.seed, max_pixels=run.data.max_pixels
+            pretrain_manifests(context),
+            method.view_groups,
+            settings.photometric,
+            seed=run.seed,
+            max_pixels=run.data.max_pixels,
         )
         trainer = Trainer(
             TrainJob(

@@ -93,16 +93,19 @@ class PseudoLabelsStage(Stage):
                 wide = F.interpolate(attention[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
                 yield store.label_map(index, size, threshold=0.0), mask, wide.numpy()
 
-        metrics = evaluate_maps(
-            items(), num_classes=num_classes(context.run, layout), thresholds=DEFAULT_THRESHOLDS
-        )
+        metrics = evaluate_maps(items(), num_classes=num_classes(context.run, layout), thresholds=DEFAULT_THRESHOLDS)
         return {
             "threshold": float(metrics.threshold or 0.0), "source": "validation", "used_labels": True, "validation_miou": metrics.miou,
         }  # fmt: skip
 
 
 def label_split(
-    stage: Stage, context: StageContext, manifest: Manifest, folder: Path, *, assignments: NDArray[np.int64] | None = None
+    stage: Stage,
+    context: StageContext,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    assignments: NDArray[np.int64] | None = None,
 ) -> LabelWriter:
     """Writes the missing shards of a split's label maps.
 
@@ -118,7 +121,10 @@ def label_split(
     settings = context.run.pseudo_labels
     ranges = [
         (rows.start, rows.stop)
-        for rows in (shard_rows(len(manifest), settings.shard_size, s) for s in range(num_shards(len(manifest), settings.shard_size)))
+        for rows in (
+            shard_rows(len(manifest), settings.shard_size, s)
+            for s in range(num_shards(len(manifest), settings.shard_size))
+        )
     ]
     identity = f"{fingerprint(stage, context.run, STAGES)}-{len(manifest)}"
     writer = LabelWriter(folder, ranges, num_clusters=context.run.cluster.num_clusters, fingerprint=identity)
@@ -148,7 +154,11 @@ def label_split(
                 context.skipped.add(Path(path), reason)
             if batch.indices:
                 images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
-                own = None if assignments is None else torch.from_numpy(assignments[np.array(batch.indices)]).to(context.device)
+                own = (
+                    None
+                    if assignments is None
+                    else torch.from_numpy(assignments[np.array(batch.indices)]).to(context.device)
+                )
                 with precision.autocast():
                     labels, attention = network.label(
                         images,
@@ -162,7 +172,10 @@ def label_split(
                 for index, ids, strength in maps:
                     width, height = manifest.size(index)
                     records[index] = LabelRecord(
-                        manifest.name(index), (height, width), ids.astype(np.uint16), np.rint(strength * 255).astype(np.uint8)
+                        manifest.name(index),
+                        (height, width),
+                        ids.astype(np.uint16),
+                        np.rint(strength * 255).astype(np.uint8),
                     )
             done += len(batch.indices) + len(batch.unreadable)
             context.reporter.advance(done)

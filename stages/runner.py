@@ -42,7 +42,9 @@ def select(*, until: str | None = None, only: str | None = None, force: str | No
     return [STAGES[name] for name in names]
 
 
-def run_stages(run: RunSettings, stages: Sequence[Stage], *, force: str | None = None, console: Console | None = None) -> None:
+def run_stages(
+    run: RunSettings, stages: Sequence[Stage], *, force: str | None = None, console: Console | None = None
+) -> None:
     """Runs every given stage that is not done; continues partial ones; moves stale ones aside and runs them anew.
 
     Args:
@@ -65,7 +67,9 @@ def run_stages(run: RunSettings, stages: Sequence[Stage], *, force: str | None =
                 _run_one(stage, run, folder, device, stop, console, force=stage.name == force)
     except OSError as error:
         if is_disk_full(error):
-            raise LussError(f"the disk is full ({error}): free some space and run the same command again, it continues") from error
+            raise LussError(
+                f"the disk is full ({error}): free some space and run the same command again, it continues"
+            ) from error
         raise
     finally:
         distributed.stop()
@@ -88,7 +92,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def _run_one(
-    stage: Stage, run: RunSettings, run_folder: Path, device: torch.device, stop: StopFlag, console: Console, *, force: bool
+    stage: Stage,
+    run: RunSettings,
+    run_folder: Path,
+    device: torch.device,
+    stop: StopFlag,
+    console: Console,
+    *,
+    force: bool,
 ) -> None:
     first = distributed.rank() == 0
     if distributed.world_size() > 1 and not stage.distributed:
@@ -134,7 +145,9 @@ def _prepare(files: StageFolder, state: StageState, console: Console, *, force: 
     """Moves what may not be continued aside and marks the stage as started."""
     if state.kind == "stale" or (force and state.kind != "missing"):
         reason = state.detail if state.kind == "stale" else "forced"
-        console.print(f"{files.stage.name}: runs anew ({reason}); the old result is kept in {files.set_aside()}", highlight=False)
+        console.print(
+            f"{files.stage.name}: runs anew ({reason}); the old result is kept in {files.set_aside()}", highlight=False
+        )
     files.begin()
 
 
@@ -143,7 +156,9 @@ def _check_needs(stage: Stage, run: RunSettings, run_folder: Path) -> None:
         state = stage_state(STAGES[need], run, run_folder, STAGES)
         if state.kind != "done":
             detail = f" ({state.detail})" if state.detail else ""
-            raise LussError(f"{stage.name} needs {need}, which is {state.kind}{detail} in {run_folder}: run {need} first")
+            raise LussError(
+                f"{stage.name} needs {need}, which is {state.kind}{detail} in {run_folder}: run {need} first"
+            )
 
 
 def _shown_figures(figures: dict[str, Any]) -> str:

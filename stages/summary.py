@@ -13,7 +13,12 @@ from luss.files import read_json
 from luss.settings import RunSettings
 from stages.manifest import EMBEDDED, data_layout
 
-_NAMES = {"miou": "mIoU", "boundary_miou": "boundary mIoU", "image_accuracy": "image accuracy", "f_measure": "F-measure"}
+_NAMES = {
+    "miou": "mIoU",
+    "boundary_miou": "boundary mIoU",
+    "image_accuracy": "image accuracy",
+    "f_measure": "F-measure",
+}
 
 
 def preflight(run: RunSettings, console: Console) -> None:

@@ -19,9 +19,17 @@ def imported(name: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])]) if node.level else node.module or ""
+            base = (
+                ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
+                if node.level
+                else node.module or ""
+            )
             found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__") and node.args:
+        elif (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) in ("importlib.import_module", "__import__")
+            and node.args
+        ):
             found |= {argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)}
     return found
 
@@ -57,7 +65,11 @@ def test_the_library_never_imports_the_stages() -> None:
     ],
 )  # fmt: skip
 def test_imports_go_one_way(room: str, forbidden: tuple[str, ...]) -> None:
-    wrong = {f"{name} imports luss.{other}" for other in forbidden for name in importers_of(f"luss.{other}") & inside(f"luss/{room}")}
+    wrong = {
+        f"{name} imports luss.{other}"
+        for other in forbidden
+        for name in importers_of(f"luss.{other}") & inside(f"luss/{room}")
+    }
     assert not wrong
 
 
@@ -106,13 +118,17 @@ def test_nothing_is_unpickled() -> None:
     for name, tree in TREES.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "torch.load"):
-                safe = {"np.load": ("allow_pickle", False), "torch.load": ("weights_only", True)}[ast.unparse(node.func)]
+                safe = {"np.load": ("allow_pickle", False), "torch.load": ("weights_only", True)}[
+                    ast.unparse(node.func)
+                ]
                 given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
                 assert given.get(safe[0]) is safe[1], f"{name}:{node.lineno}"
 
 
 def test_no_file_is_longer_than_450_lines() -> None:
-    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES}
+    lengths = {
+        path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCES
+    }
     assert not {name: length for name, length in lengths.items() if length > 450}
 
 

@@ -209,7 +209,9 @@ def test_the_output_is_named_after_the_run_unless_it_is_given(minimal: Path) -> 
 
 
 def test_resolved_settings_read_back_as_the_same_settings(minimal: Path, tmp_path: Path) -> None:
-    settings = load_config(minimal, ["pretrain.global_views.scale=[0.3, 0.9]", "data.extra=[train-extra]", "output='a: b #c'"])
+    settings = load_config(
+        minimal, ["pretrain.global_views.scale=[0.3, 0.9]", "data.extra=[train-extra]", "output='a: b #c'"]
+    )
     copy = tmp_path / "copy.yaml"
     copy.write_text(to_yaml(settings), encoding="utf-8")
     assert load_config(copy) == settings
@@ -257,7 +259,9 @@ def test_a_setting_that_cannot_change_a_result_leaves_every_fingerprint(minimal:
         ("data.evaluate=[test]", "predict"), ("evaluate.matching=identity", "evaluate"),
     ],
 )  # fmt: skip
-def test_a_setting_changes_the_fingerprint_of_its_stage_and_of_all_later_ones(minimal: Path, word: str, first: str) -> None:
+def test_a_setting_changes_the_fingerprint_of_its_stage_and_of_all_later_ones(
+    minimal: Path, word: str, first: str
+) -> None:
     before, after = identities(minimal), identities(minimal, word)
     names = list(STAGES)
     changed = [name for name in names if before[name] != after[name]]

@@ -93,7 +93,9 @@ def test_a_full_disk_is_recognised_in_the_words_of_every_library(error: Exceptio
     assert is_disk_full(error)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), RuntimeError("unexpected pos 576 vs 534"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), RuntimeError("unexpected pos 576 vs 534"), KeyError("x")]
+)
 def test_other_errors_are_not_taken_for_a_full_disk(error: Exception) -> None:
     assert not is_disk_full(error)
 
@@ -101,7 +103,10 @@ def test_other_errors_are_not_taken_for_a_full_disk(error: Exception) -> None:
 # torch.save and numpy.save hide the system's error: what they say alone could mean anything.
 @pytest.mark.parametrize(
     "error",
-    [RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"), OSError("5 requested and 3 written")],
+    [
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        OSError("5 requested and 3 written"),
+    ],
 )
 def test_an_error_that_hides_its_cause_is_told_as_a_full_disk_only_where_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

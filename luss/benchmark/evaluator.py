@@ -1,6 +1,7 @@
 """Evaluating folders of files, on as many processes as wanted, or maps in memory."""
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -178,5 +179,9 @@ def _run(task: CountTask, pairs: list[Pair], workers: int) -> Iterator[tuple[lis
         return
     # "spawn": forking a process that has threads (torch, BLAS) can hang it.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context) as pool:
+    # Ctrl-C reaches the whole process group: workers that died of it would leave the pool waiting.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(
+        min(workers, len(chunks)), mp_context=context, initializer=signal.signal, initargs=ignore
+    ) as pool:
         yield from zip(chunks, pool.map(task, chunks), strict=True)

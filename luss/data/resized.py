@@ -14,7 +14,9 @@ from luss.data.views import ImageSource, cut
 from luss.training.workers import initialise_worker
 
 
-def target_size(width: int, height: int, *, short_side: int, multiple: int = 1, max_aspect: float = 8.0) -> tuple[int, int]:
+def target_size(
+    width: int, height: int, *, short_side: int, multiple: int = 1, max_aspect: float = 8.0
+) -> tuple[int, int]:
     """The size an image is resized to: its short side becomes `short_side`, its aspect is kept.
 
     Args:
@@ -69,7 +71,9 @@ class ResizedBatch:
 
 
 class _ResizedDataset(Dataset[tuple[int, Tensor | None, str, str]]):
-    def __init__(self, manifest: Manifest, size_of: Callable[[int], tuple[int, int]], max_pixels: int, min_side: int, crop: bool) -> None:
+    def __init__(
+        self, manifest: Manifest, size_of: Callable[[int], tuple[int, int]], max_pixels: int, min_side: int, crop: bool
+    ) -> None:
         self.images = ImageSource([manifest], max_pixels=max_pixels, min_side=min_side)
         self.size_of, self.crop = size_of, crop
 
@@ -115,7 +119,14 @@ def resized_batches(
 
 
 def cropped_batches(
-    manifest: Manifest, indices: Sequence[int], *, resize: int, crop: int, batch_size: int, workers: int, max_pixels: int
+    manifest: Manifest,
+    indices: Sequence[int],
+    *,
+    resize: int,
+    crop: int,
+    batch_size: int,
+    workers: int,
+    max_pixels: int,
 ) -> Iterator[ResizedBatch]:
     """Centre squares: the short side at `resize` pixels, of which the middle `crop` x `crop` are kept; in order of `indices`."""
     batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]

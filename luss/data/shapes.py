@@ -8,6 +8,7 @@ import dataclasses
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -171,7 +172,13 @@ def _write_all(folder: Path, parameters: _Parameters, workers: int) -> None:
             write(job)
     else:
         # Spawned, not forked: the caller may hold torch's threads, and a fork of those can hang.
-        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        # Ctrl-C reaches the whole process group: workers that died of it would leave the pool waiting.
+        with ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        ) as pool:
             for _ in pool.map(write, _jobs(parameters), chunksize=32):
                 pass
     (folder / "categories.txt").write_text("".join(f"{name}\n" for name in CATEGORIES), encoding="utf-8")

@@ -263,7 +263,7 @@ def _palette(rng: np.random.Generator, difficulty: float) -> tuple[Floats, Float
     Easy pictures are light on dark. Hard ones come in every order: a network sorts pictures by the sign and the size of the
     contrast before it sees shapes.
     """
-    lumas = np.array([50.0, 110.0, 210.0]) + rng.uniform(-1, 1, size=3) * _mix(8, 28, difficulty)
+    lumas = np.array([55.0, 130.0, 205.0]) + rng.uniform(-1, 1, size=3) * _mix(8, 28, difficulty)
     order = rng.permutation(3)
     if rng.uniform() < _mix(0.0, 1.0, difficulty):
         lumas = lumas[order]
@@ -282,10 +282,13 @@ def _photo_crop(rng: np.random.Generator, width: int, height: int) -> Floats:
     photograph = _photographs()[rng.integers(len(_photographs()))]
     largest = min(photograph.width / width, photograph.height / height)
     scale = rng.uniform(min(0.6, largest), largest)
-    left = rng.uniform(0, photograph.width - scale * width)
-    top = rng.uniform(0, photograph.height - scale * height)
-    box = (left, top, left + scale * width, top + scale * height)
-    pixels = np.asarray(photograph.resize((width, height), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
+    # Rounding can leave a hair less than nothing.
+    left = rng.uniform(0, max(0.0, photograph.width - scale * width))
+    top = rng.uniform(0, max(0.0, photograph.height - scale * height))
+    right, bottom = min(left + scale * width, photograph.width), min(top + scale * height, photograph.height)
+    pixels = np.asarray(
+        photograph.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)), dtype=np.float32
+    )
     gains = np.diag(rng.uniform(0.5, 1.2, size=3))[rng.permutation(3)]
     pixels = pixels[:, :: int(rng.choice([-1, 1]))] @ gains.astype(np.float32)
     return 255 - pixels if rng.uniform() < 0.3 else pixels

@@ -35,9 +35,7 @@ def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index])
 
 
-def draw_rectangle(
-    generator: np.random.Generator, width: int, height: int, scale: tuple[float, float]
-) -> Rectangle:
+def draw_rectangle(generator: np.random.Generator, width: int, height: int, scale: tuple[float, float]) -> Rectangle:
     """A random crop (Inception's recipe): its area is a share of the image within `scale`, its aspect 3/4 to 4/3.
 
     After ten draws that do not fit, as with very long images, the largest centred crop within the aspect limits.
@@ -179,7 +177,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
         return ViewBatch(
             images=[
-                torch.from_numpy(np.stack([sample["views"][g] for sample in samples], axis=1)) for g in range(len(self.groups))
+                torch.from_numpy(np.stack([sample["views"][g] for sample in samples], axis=1))
+                for g in range(len(self.groups))
             ],
             rectangles=grouped("rectangles"),
             flips=grouped("flips"),
@@ -265,7 +264,16 @@ class BatchOrder:
     """
 
     def __init__(
-        self, num_images: int, *, seed: int, epoch: int, batch_size: int, accumulate: int, rank: int, world_size: int, start: int
+        self,
+        num_images: int,
+        *,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+        accumulate: int,
+        rank: int,
+        world_size: int,
+        start: int,
     ) -> None:
         """`start`: the first step of the epoch that is still to do."""
         self.num_images, self.seed, self.epoch = num_images, seed, epoch

@@ -5,6 +5,7 @@ average (docs/results.md): cells of feature maps, standardised per channel and n
 Dalal and Triggs 2005), which no colour changes; all reduced by a whitened PCA (Jegou and Chum 2012).
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -58,7 +59,9 @@ class _Standardiser:
     def __init__(self, store: FeatureStore, channels: Sequence[int], weights: Sequence[float], grid: int) -> None:
         self.channels, self.weights, self.cells = list(channels), list(weights), grid * grid
         if sum(self.channels) * self.cells != store.dim:
-            raise LussError(f"the descriptors have {store.dim} values, not {sum(self.channels)} x {self.cells}: extract the features again")
+            raise LussError(
+                f"the descriptors have {store.dim} values, not {sum(self.channels)} x {self.cells}: extract the features again"
+            )
         total, squares, count = np.zeros(sum(channels)), np.zeros(sum(channels)), 0
         for _, rows in store.chunks(_CHUNK):
             cells = self._cells(rows).astype(np.float64)
@@ -124,7 +127,14 @@ def reduce_descriptors(
     """
     if len(store) < dim:
         raise LussError(f"there are {len(store)} images for cluster.layout_dim={dim}: lower it")
-    writer = FeatureWriter(folder, len(store), dim, "float32", max(len(store), 1), f"{store.fingerprint}-{list(channels)}-{list(weights)}-{grid}-{whitening}")
+    writer = FeatureWriter(
+        folder,
+        len(store),
+        dim,
+        "float32",
+        max(len(store), 1),
+        f"{store.fingerprint}-{list(channels)}-{list(weights)}-{grid}-{whitening}",
+    )
     if not writer.missing_shards():
         return writer.finish()
     standardise = _Standardiser(store, channels, weights, grid)
@@ -145,5 +155,5 @@ def _pieces(store: FeatureStore, size: int) -> Iterator[NDArray[np.float32]]:
     """Chunks of at least `size` rows, as the incremental PCA needs: the last two are joined."""
     count = max(1, len(store) // size)
     bounds = [len(store) * part // count for part in range(count + 1)]
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in itertools.pairwise(bounds):
         yield store.read(start, stop)

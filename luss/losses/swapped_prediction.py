@@ -23,7 +23,9 @@ def swapped_prediction(scores: Sequence[Tensor], codes: Sequence[Tensor], *, tem
         ValueError: Fewer than two views, or more codes than views.
     """
     if len(scores) < 2 or not 1 <= len(codes) <= len(scores):
-        raise ValueError(f"swapped prediction needs at least 2 views and 1 to V codes, got {len(scores)} and {len(codes)}")
+        raise ValueError(
+            f"swapped prediction needs at least 2 views and 1 to V codes, got {len(scores)} and {len(codes)}"
+        )
     log_probabilities = [F.log_softmax(score.float() / temperature, dim=1) for score in scores]
     total = scores[0].new_zeros((), dtype=log_probabilities[0].dtype)
     for assigning, code in enumerate(codes):

@@ -38,7 +38,9 @@ class PassS(Method):
         last = len(backbone.channels)
         for stage in own.shallow_stages:
             if not 1 <= stage < last:
-                raise LussError(f"pretrain.pass_s.shallow_stages: {stage} is not one of 1 to {last - 1} of {backbone.name}")
+                raise LussError(
+                    f"pretrain.pass_s.shallow_stages: {stage} is not one of 1 to {last - 1} of {backbone.name}"
+                )
         if settings.global_views.count < 2:
             raise LussError(f"pretrain.global_views.count is {settings.global_views.count}: pixel alignment needs 2")
         self.backbone = backbone

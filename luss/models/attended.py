@@ -104,5 +104,7 @@ def load_attended(pretrain: Path, attention: Path, *, shared: bool, upsample_fac
         module.load_state_dict(load_tensors(attention / "attention.safetensors"))
     except RuntimeError as error:
         path = attention / "attention.safetensors"
-        raise LussError(f"{path} does not fit the backbone {backbone.name!r} and pixel_attention.shared={shared}: {error}") from error
+        raise LussError(
+            f"{path} does not fit the backbone {backbone.name!r} and pixel_attention.shared={shared}: {error}"
+        ) from error
     return AttendedBackbone(backbone, module, upsample_factor=upsample_factor).eval()

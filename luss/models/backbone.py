@@ -45,7 +45,9 @@ class Backbone(nn.Module):
         self.output_stride = output_stride
         self.model = create_timm(name, output_stride=output_stride)
         if not hasattr(self.model, "forward_intermediates"):
-            raise LussError(f"timm's {name!r} has no intermediate feature maps: choose another backbone, such as 'resnet18'")
+            raise LussError(
+                f"timm's {name!r} has no intermediate feature maps: choose another backbone, such as 'resnet18'"
+            )
         info = list(self.model.feature_info)[-_NUM_STAGES:]
         self.channels: tuple[int, ...] = tuple(int(stage["num_chs"]) for stage in info)
         self.strides: tuple[int, ...] = tuple(int(stage["reduction"]) for stage in info)

@@ -72,7 +72,8 @@ def save_segmenter(folder: Path, network: SegmentationNetwork, *, num_clusters: 
     tensors.update({f"head.{name}": tensor for name, tensor in network.head.state_dict().items()})
     save_tensors(folder / "model.safetensors", tensors)
     write_json(
-        folder / "config.json", {"format": FORMAT_VERSION, **_describe(network.backbone), "num_clusters": num_clusters, **extra}
+        folder / "config.json",
+        {"format": FORMAT_VERSION, **_describe(network.backbone), "num_clusters": num_clusters, **extra},
     )
 
 
@@ -96,7 +97,9 @@ def load_segmenter(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
     tensors = load_tensors(folder / "model.safetensors")
     backbone.load({name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")})
     try:
-        network.head.load_state_dict({name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")})
+        network.head.load_state_dict(
+            {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
+        )
     except RuntimeError as error:
         raise LussError(f"{folder / 'model.safetensors'} does not fit its config.json: {error}") from error
     return network.eval(), description

@@ -23,9 +23,7 @@ class AttentionTask(nn.Module):
     lets the statistics of both drift and trains the prototypes; `settings.published` does the same.
     """
 
-    def __init__(
-        self, backbone: Backbone, clustering: OnlineClustering, settings: PixelAttentionSettings
-    ) -> None:
+    def __init__(self, backbone: Backbone, clustering: OnlineClustering, settings: PixelAttentionSettings) -> None:
         """Args:
         backbone: Pretrained.
         clustering: Pretrained projector and prototypes, with this stage's queue.
@@ -80,7 +78,9 @@ class AttentionTask(nn.Module):
         mean = torch.tensor(self.backbone.mean, device=images.device)[:, None, None]
         std = torch.tensor(self.backbone.std, device=images.device)[:, None, None]
         teacher = border_saliency(
-            (images * std + mean).clamp(0, 1), size=(attention.shape[1], attention.shape[2]), centre=self.settings.saliency.centre
+            (images * std + mean).clamp(0, 1),
+            size=(attention.shape[1], attention.shape[2]),
+            centre=self.settings.saliency.centre,
         )
         with torch.autocast(images.device.type, enabled=False):
             return F.binary_cross_entropy(attention.clamp(1e-4, 1 - 1e-4), teacher)
@@ -106,8 +106,11 @@ def attention_clustering(
     import dataclasses
 
     own = dataclasses.replace(
-        clustering, queue_length=settings.queue_length, queue_start_epoch=settings.queue_start_epoch, freeze_prototypes_steps=0,
-        draw_prototypes_steps=0
+        clustering,
+        queue_length=settings.queue_length,
+        queue_start_epoch=settings.queue_start_epoch,
+        freeze_prototypes_steps=0,
+        draw_prototypes_steps=0,
     )
     module = OnlineClustering(in_dim, own, batch_size=settings.batch_size // settings.accumulate)
     weights: dict[str, Any] = {

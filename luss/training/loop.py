@@ -1,6 +1,7 @@
 """The one loop that serves every trained stage."""
 
 import contextlib
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -123,7 +124,7 @@ class Trainer:
         self.forward: Any = torch.compile(self.model) if settings.compile else self.model
         if distributed.world_size() > 1:
             devices = [job.device.index] if job.device.type == "cuda" else None
-            self.forward = DistributedDataParallel(self.forward, device_ids=devices, broadcast_buffers=False)
+            self.forward = DistributedDataParallel(self.forward, device_ids=devices, **_own_buffers())
 
     def _restore(self) -> None:
         state = load_newest(self.job.folder, warn=self.job.reporter.warn)
@@ -200,7 +201,11 @@ class Trainer:
         settings, job = self.job.settings, self.job
         warmup = round(settings.warmup_epochs * self.steps_per_epoch)
         lr = lr_at(
-            progress.step, num_steps=self.num_steps, warmup_steps=warmup, peak=scaled_lr(settings), final=self._final_lr()
+            progress.step,
+            num_steps=self.num_steps,
+            warmup_steps=warmup,
+            peak=scaled_lr(settings),
+            final=self._final_lr(),
         )
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -229,13 +234,23 @@ class Trainer:
 
     def _log(self, progress: Progress, output: StepOutput, clock: "_Clock") -> None:
         scalars = {name: distributed.mean_over_processes(value) for name, value in output.scalars.items()}
-        values = {"loss": float(distributed.mean_over_processes(output.loss)), **{k: float(v) for k, v in scalars.items()}}
+        values = {
+            "loss": float(distributed.mean_over_processes(output.loss)),
+            **{k: float(v) for k, v in scalars.items()},
+        }
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"loss is {values['loss']}", progress.step)
         rate, waited = clock.read()
         lr = float(self.optimizer.param_groups[0]["lr"])
         self.job.reporter.metrics(
-            {"step": progress.step, "epoch": progress.epoch, "lr": lr, **values, "images_per_second": rate, "data_wait": waited}
+            {
+                "step": progress.step,
+                "epoch": progress.epoch,
+                "lr": lr,
+                **values,
+                "images_per_second": rate,
+                "data_wait": waited,
+            }
         )
         self.job.reporter.advance(self.position.step, images_per_second=rate, data_wait=waited, **values)
 
@@ -337,9 +352,14 @@ class _Waiting:
         self.clock.waited += time.perf_counter() - self.started
 
 
+def _own_buffers() -> dict[str, Any]:
+    """DistributedDataParallel's word for leaving buffers alone, which torch 2.13 renamed: statistics and queue agree by themselves."""
+    words = inspect.signature(DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in words else "broadcast_buffers": False}
+
+
 def _no_sync(model: Any, active: bool) -> Any:
     """Skips gradient exchange for all but the last micro-batch."""
     if active and isinstance(model, DistributedDataParallel):
         return model.no_sync()
     return contextlib.nullcontext()
-

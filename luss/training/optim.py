@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,13 +29,17 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings,
     if settings.optimizer not in OPTIMIZERS:
         raise LussError(f"{key}.optimizer is {settings.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    # timm's "sgd" is Nesterov's, which needs momentum. Its trust ratios otherwise end where weight decay is 0.
+    name = "momentum" if settings.optimizer == "sgd" and not settings.momentum else settings.optimizer
+    options: dict[str, Any] = {"always_adapt": True} if name in ("lars", "larc") else {}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         trainable,
-        opt=settings.optimizer,
+        opt=name,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         momentum=settings.momentum,
         filter_bias_and_bn=False,
+        **options,
     )
     return optimizer
 

@@ -39,7 +39,9 @@ def resolve_precision(name: str, device: torch.device, *, warn: Callable[[str], 
             return "bf16" if native else "fp16"
         return name
     if name == "bf16" and not cpu_computes_bf16():
-        warn("this CPU has no bfloat16 instructions: computing in fp32 instead, about twice as slowly as on one that has")
+        warn(
+            "this CPU has no bfloat16 instructions: computing in fp32 instead, about twice as slowly as on one that has"
+        )
         return "fp32"
     if name == "fp16":
         warn("fp16 needs a GPU: computing in fp32 instead")

@@ -40,7 +40,9 @@ class LabelledBatch:
 class LabelledCrops(Dataset[dict[str, Any]]):
     """Random crops of the images that have a label map, with the same crop of the map."""
 
-    def __init__(self, image_root: Path, store: LabelStore, settings: FinetuneSettings, *, seed: int, max_pixels: int) -> None:
+    def __init__(
+        self, image_root: Path, store: LabelStore, settings: FinetuneSettings, *, seed: int, max_pixels: int
+    ) -> None:
         """Args:
         image_root: The folder that the stored names are relative to.
         store: The label maps; images without one (unreadable when maps were made) are left out.
@@ -106,7 +108,9 @@ class SegmentationTask(nn.Module):
     def forward(self, inputs: tuple[Tensor, Tensor], progress: Progress) -> StepOutput:
         """Mean cross-entropy over all positions and C + 1 classes, without weights; scalar `pixel_accuracy` in [0, 1]."""
         images, labels = inputs
-        logits = F.interpolate(self.network(images).float(), size=labels.shape[1:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(
+            self.network(images).float(), size=labels.shape[1:], mode="bilinear", align_corners=False
+        )
         loss = F.cross_entropy(logits, labels)
         scalars = {"pixel_accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()} if progress.log else {}
         return StepOutput(loss, scalars)

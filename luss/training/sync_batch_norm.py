@@ -4,16 +4,33 @@ torch's SyncBatchNorm needs CUDA. This one uses differentiable all-reduces, so t
 on one; on CUDA torch's own is used.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """Differentiable all-reduce (torch.distributed.nn's own is deprecated and warns)."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        # Every process's value entered every process's sum.
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _sum_over_processes(values: Tensor) -> Tensor:
-    """Differentiable all-reduce."""
-    total: Tensor = dist_functional.all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverProcesses.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 
@@ -27,7 +44,14 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         """(B, C, ...) -> the same shape, normalised by the statistics of all processes in training mode."""
         if not self.training or not dist.is_initialized():
             return F.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum or 0.0, self.eps
+                input,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                self.training,
+                self.momentum or 0.0,
+                self.eps,
             )
         axes = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
@@ -64,8 +88,13 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
         converted: nn.Module = convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return converted
     for name, child in module.named_children():
-        if isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)) and type(child).forward is nn.modules.batchnorm._BatchNorm.forward:
-            norm = CpuSyncBatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+        if (
+            isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d))
+            and type(child).forward is nn.modules.batchnorm._BatchNorm.forward
+        ):
+            norm = CpuSyncBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
             norm.load_state_dict(child.state_dict())
             norm.train(child.training)
             for parameter, own in zip(child.parameters(), norm.parameters(), strict=True):

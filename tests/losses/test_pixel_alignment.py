@@ -95,7 +95,11 @@ def test_a_map_of_positions_sampled_in_both_views_shows_the_same_places() -> Non
         x = x.flip(0) if flip else x
         maps.append(torch.stack([x[None, :].expand(32, 32), y[:, None].expand(32, 32)])[None])
     first_grid, second_grid, _ = overlap_grids(
-        torch.tensor([first]).float(), torch.tensor([second]).float(), torch.tensor([False]), torch.tensor([True]), size=5
+        torch.tensor([first]).float(),
+        torch.tensor([second]).float(),
+        torch.tensor([False]),
+        torch.tensor([True]),
+        size=5,
     )
     seen = sample_points(maps[0], first_grid), sample_points(maps[1], second_grid)
     torch.testing.assert_close(*seen, atol=1e-3, rtol=0)
@@ -144,7 +148,9 @@ def test_the_alignment_loss_equals_that_of_the_published_function(golden: Mappin
 
 def test_the_alignment_loss_equals_a_naive_loop() -> None:
     p1, p2, z1, z2 = random_maps(3)
-    assert float(pixel_alignment(p1, p2, z1, z2)) == pytest.approx(naive_alignment(p1, p2, z1, z2, [True] * 3), abs=1e-6)
+    assert float(pixel_alignment(p1, p2, z1, z2)) == pytest.approx(
+        naive_alignment(p1, p2, z1, z2, [True] * 3), abs=1e-6
+    )
 
 
 def test_equal_directions_give_the_lowest_loss() -> None:

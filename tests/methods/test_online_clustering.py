@@ -31,7 +31,9 @@ def golden() -> Iterator[Mapping[str, NDArray[Any]]]:
 
 def golden_clustering(golden: Mapping[str, NDArray[Any]], topic: str | None = None) -> OnlineClustering:
     """The published prototypes, and the queue a topic starts from."""
-    settings = ClusteringSettings(num_prototypes=10, embedding_dim=16, hidden_dim=4, queue_length=12, queue_start_epoch=15)
+    settings = ClusteringSettings(
+        num_prototypes=10, embedding_dim=16, hidden_dim=4, queue_length=12, queue_start_epoch=15
+    )
     clustering = OnlineClustering(8, settings, batch_size=BATCH)
     clustering.prototypes.weight.data.copy_(torch.from_numpy(golden["swav/prototypes"]))
     if topic is not None:
@@ -46,7 +48,11 @@ def golden_views(golden: Mapping[str, NDArray[Any]]) -> tuple[list[Tensor], list
 
 
 def check(
-    golden: Mapping[str, NDArray[Any]], topic: str, clustering: OnlineClustering, epoch: int, codes_topic: str | None = None
+    golden: Mapping[str, NDArray[Any]],
+    topic: str,
+    clustering: OnlineClustering,
+    epoch: int,
+    codes_topic: str | None = None,
 ) -> None:
     embeddings, scores = golden_views(golden)
     codes = clustering.codes(embeddings[:2], scores[:2], at_step(epoch=epoch))
@@ -120,7 +126,9 @@ def test_normalising_unit_prototypes_keeps_their_bits() -> None:
 
 
 def test_codes_are_balanced_over_the_embeddings_that_they_belong_to() -> None:
-    settings = ClusteringSettings(num_prototypes=4, embedding_dim=8, hidden_dim=8, queue_length=0, sinkhorn_iterations=30)
+    settings = ClusteringSettings(
+        num_prototypes=4, embedding_dim=8, hidden_dim=8, queue_length=0, sinkhorn_iterations=30
+    )
     clustering = OnlineClustering(6, settings, batch_size=32)
     _, codes, _ = clustering.loss([torch.randn(64, 6)], at_step(), num_images=32)
     assert len(codes) == 2
@@ -137,7 +145,9 @@ def test_scalars_of_collapse_are_computed_only_when_they_are_read() -> None:
 
 @pytest.mark.parametrize(("collapsed", "rank", "used"), [(True, 1.0, 1 / 8), (False, 8.0, 1.0)])
 def test_health_tells_collapsed_embeddings_from_spread_ones(collapsed: bool, rank: float, used: float) -> None:
-    clustering = OnlineClustering(6, ClusteringSettings(num_prototypes=8, embedding_dim=8, queue_length=0), batch_size=8)
+    clustering = OnlineClustering(
+        6, ClusteringSettings(num_prototypes=8, embedding_dim=8, queue_length=0), batch_size=8
+    )
     clustering.prototypes.weight.data.copy_(torch.eye(8))
     embeddings = torch.eye(8)[:1].expand(8, 8) if collapsed else torch.eye(8)
     scores = clustering.score(embeddings).detach()

@@ -42,7 +42,9 @@ def test_any_set_of_shallow_stages_trains(stages: list[int]) -> None:
     assert {name for name in output.scalars if name.startswith("d2s")} == {f"d2s_{stage}" for stage in stages}
     assert all(gradient_sum(method.shallow[str(stage)]) > 0 for stage in stages)
     total = sum(float(output.scalars[f"d2s_{stage}"]) for stage in stages) + float(output.scalars["swav"])
-    assert float(output.loss.detach()) == pytest.approx(total / (len(stages) + 1) + float(output.scalars["p2p"]), rel=1e-5)
+    assert float(output.loss.detach()) == pytest.approx(
+        total / (len(stages) + 1) + float(output.scalars["p2p"]), rel=1e-5
+    )
 
 
 def test_the_order_of_stages_does_not_swap_their_weights() -> None:
@@ -122,7 +124,10 @@ def test_local_views_are_predicted_too() -> None:
     without.load_state_dict(with_local.state_dict())
     assert [group.count for group in with_local.view_groups] == [2, 3]
     assert [group.count for group in without.view_groups] == [2]
-    losses = [float(with_local(tiny_views(local_views=3), at_step()).loss.detach()), float(without(tiny_views(), at_step()).loss.detach())]
+    losses = [
+        float(with_local(tiny_views(local_views=3), at_step()).loss.detach()),
+        float(without(tiny_views(), at_step()).loss.detach()),
+    ]
     assert losses[0] != pytest.approx(losses[1], abs=1e-4)
 
 
@@ -164,7 +169,9 @@ def test_swav_is_pass_s_without_shallow_stages_and_alignment() -> None:
     bare = pass_s([], pixel_alignment_weight=0.0)
     bare.load_state_dict(plain.state_dict())
     views = tiny_views(local_views=2)
-    assert float(plain(views, at_step()).loss.detach()) == pytest.approx(float(bare(views, at_step()).loss.detach()), abs=1e-6)
+    assert float(plain(views, at_step()).loss.detach()) == pytest.approx(
+        float(bare(views, at_step()).loss.detach()), abs=1e-6
+    )
 
 
 def test_every_parameter_gets_a_gradient_whatever_is_switched_off() -> None:

@@ -12,8 +12,16 @@ from luss.settings import ClusteringSettings, PassSSettings, PretrainSettings, V
 BATCH = 4
 
 
-def tiny_settings(*, local_views: int = 0, batch_size: int = BATCH, pass_s: dict[str, Any] | None = None, **clustering: Any) -> PretrainSettings:
-    sizes = {"num_prototypes": 8, "embedding_dim": 16, "hidden_dim": 12, "queue_length": 0, "freeze_prototypes_steps": 0}
+def tiny_settings(
+    *, local_views: int = 0, batch_size: int = BATCH, pass_s: dict[str, Any] | None = None, **clustering: Any
+) -> PretrainSettings:
+    sizes = {
+        "num_prototypes": 8,
+        "embedding_dim": 16,
+        "hidden_dim": 12,
+        "queue_length": 0,
+        "freeze_prototypes_steps": 0,
+    }
     return PretrainSettings(
         batch_size=batch_size,
         global_views=ViewSettings(2, 40),

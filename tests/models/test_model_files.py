@@ -28,7 +28,8 @@ def test_feature_maps_have_the_channels_and_strides_that_are_told() -> None:
     network = backbone()
     maps = network(torch.randn(2, 3, 64, 96))
     assert [tuple(m.shape) for m in maps] == [
-        (2, channels, 64 // stride, 96 // stride) for channels, stride in zip(network.channels, network.strides, strict=True)
+        (2, channels, 64 // stride, 96 // stride)
+        for channels, stride in zip(network.channels, network.strides, strict=True)
     ]
     assert network.num_channels == network.channels[-1] == 96
     assert network.strides == (4, 8, 16, 32)
@@ -50,7 +51,7 @@ def test_an_unknown_network_is_an_error_that_names_near_ones() -> None:
 
 
 def test_an_impossible_stride_is_an_error_that_says_what_works() -> None:
-    with pytest.raises(LussError, match="output_stride 5.*use 32"):
+    with pytest.raises(LussError, match=r"output_stride 5.*use 32"):
         create_timm("test_resnet", output_stride=5)
 
 
@@ -134,7 +135,9 @@ def test_a_truncated_tensor_file_is_an_error(tmp_path: Path) -> None:
         load_tensors(path)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "backbone.model.", "module.encoder_q."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "backbone.", "module.backbone.", "backbone.model.", "module.encoder_q."]
+)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_wrapped_weights_of_other_people_load(tmp_path: Path, prefix: str, suffix: str) -> None:
     source = backbone(seed=1).export()

@@ -128,8 +128,12 @@ def test_vectors_pool_what_attention_was_trained_on_and_published_ones_the_raw_f
 
 
 @torch.no_grad()
-def test_every_position_gets_the_centroid_of_the_largest_cosine(attended: AttendedBackbone, images: torch.Tensor) -> None:
-    centroids = F.normalize(torch.randn(7, attended.backbone.num_channels, generator=torch.Generator().manual_seed(1)), dim=1)
+def test_every_position_gets_the_centroid_of_the_largest_cosine(
+    attended: AttendedBackbone, images: torch.Tensor
+) -> None:
+    centroids = F.normalize(
+        torch.randn(7, attended.backbone.num_channels, generator=torch.Generator().manual_seed(1)), dim=1
+    )
     labels, attention = attended.label(images, centroids)
     features, channels = attended.maps(images)
     for image in range(2):
@@ -142,7 +146,9 @@ def test_every_position_gets_the_centroid_of_the_largest_cosine(attended: Attend
 
 @torch.no_grad()
 def test_with_full_image_weight_an_image_has_one_cluster(attended: AttendedBackbone, images: torch.Tensor) -> None:
-    centroids = F.normalize(torch.randn(7, attended.backbone.num_channels, generator=torch.Generator().manual_seed(1)), dim=1)
+    centroids = F.normalize(
+        torch.randn(7, attended.backbone.num_channels, generator=torch.Generator().manual_seed(1)), dim=1
+    )
     labels, _ = attended.label(images, centroids, image_weight=1.0)
     expected = (attended.vectors(images) @ centroids.T).argmax(dim=1) + 1
     assert torch.equal(labels, expected[:, None, None].expand_as(labels))
@@ -167,7 +173,9 @@ def test_the_attention_stage_s_own_backbone_wins(tmp_path: Path, attended: Atten
     assert all(torch.equal(tensor, own[name]) for name, tensor in again.backbone.export().items())
 
 
-def test_attention_of_another_kind_is_an_error_that_names_the_setting(tmp_path: Path, attended: AttendedBackbone) -> None:
+def test_attention_of_another_kind_is_an_error_that_names_the_setting(
+    tmp_path: Path, attended: AttendedBackbone
+) -> None:
     save_backbone(tmp_path, attended.backbone, attended.backbone.export())
     save_tensors(tmp_path / "attention.safetensors", attended.attention.state_dict())
     with pytest.raises(LussError, match=r"attention\.safetensors.*pixel_attention\.shared=True"):

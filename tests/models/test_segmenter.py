@@ -24,7 +24,14 @@ def whole(logits: Tensor, size: tuple[int, int]) -> Tensor:
 @pytest.mark.parametrize("strip_elements", [1, 5 * 40 * 3, 8_000_000])
 @pytest.mark.parametrize(
     ("shape", "size"),
-    [((5, 7, 9), (33, 40)), ((3, 4, 4), (4, 4)), ((4, 1, 1), (5, 6)), ((6, 9, 5), (3, 2)), ((2, 3, 8), (50, 1)), ((5, 2, 3), (40, 60))],
+    [
+        ((5, 7, 9), (33, 40)),
+        ((3, 4, 4), (4, 4)),
+        ((4, 1, 1), (5, 6)),
+        ((6, 9, 5), (3, 2)),
+        ((2, 3, 8), (50, 1)),
+        ((5, 2, 3), (40, 60)),
+    ],
 )
 def test_label_maps_equal_the_argmax_of_resized_logits(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], size: tuple[int, int], strip_elements: int

@@ -74,7 +74,13 @@ class Launcher:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
         ranks = [
-            {"STAGE": stage, "RANK": str(rank), "WORLD_SIZE": str(number), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            {
+                "STAGE": stage,
+                "RANK": str(rank),
+                "WORLD_SIZE": str(number),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
             for rank in range(number)
         ]
         return self._wait([self._start(arguments, fault if rank is ranks[-1] else None, rank) for rank in ranks])
@@ -159,14 +165,25 @@ def _fill_the_disk() -> None:
 def results(run: Path) -> dict[str, Any]:
     """Everything a run has made, in a form that is equal when the bits are: file name to digest, loss lines, or values."""
     found: dict[str, Any] = {}
-    for pattern in ("*/*.safetensors", "*/*.npy", "*/features/*.npy", "*/manifest/*.tsv", "predict/masks/**/*.png", "*/*.png"):
+    for pattern in (
+        "*/*.safetensors",
+        "*/*.npy",
+        "*/features/*.npy",
+        "*/manifest/*.tsv",
+        "predict/masks/**/*.png",
+        "*/*.png",
+    ):
         for path in run.glob(pattern):
             found[path.relative_to(run).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     for path in run.glob("*/labels/labels.h5"):
         found |= _arrays(path, path.relative_to(run).as_posix())
     for name in ("pretrain", "pixel_attention", "finetune"):
         found[f"{name}/metrics"] = losses(run / name)
-    for path in [*run.glob("evaluate/metrics.json"), *run.glob("pseudo_labels/threshold.json"), *run.glob("cluster/cluster.json")]:
+    for path in [
+        *run.glob("evaluate/metrics.json"),
+        *run.glob("pseudo_labels/threshold.json"),
+        *run.glob("cluster/cluster.json"),
+    ]:
         found[path.relative_to(run).as_posix()] = json.loads(path.read_text(encoding="utf-8"))
     return found
 

@@ -27,7 +27,9 @@ def steps(folder: Path) -> list[int]:
     return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_without_a_terminal_the_first_and_the_last_position_are_lines(reporter: ConsoleReporter, screen: io.StringIO) -> None:
+def test_without_a_terminal_the_first_and_the_last_position_are_lines(
+    reporter: ConsoleReporter, screen: io.StringIO
+) -> None:
     reporter.start("step", 100, 0)
     for done in range(1, 101):
         reporter.advance(done, images_per_second=12.3, data_wait=0.25, loss=1.5)
@@ -38,7 +40,9 @@ def test_without_a_terminal_the_first_and_the_last_position_are_lines(reporter: 
     assert lines[1] == "cluster: step 100 of 100, 12 images/s, 25 % waiting for data, loss 1.500"
 
 
-def test_lines_of_a_log_are_not_wrapped_and_brackets_in_them_are_no_markup(reporter: ConsoleReporter, screen: io.StringIO) -> None:
+def test_lines_of_a_log_are_not_wrapped_and_brackets_in_them_are_no_markup(
+    reporter: ConsoleReporter, screen: io.StringIO
+) -> None:
     text = "skipped " + "a/very/long/path/" * 8 + "[bold].jpg"
     reporter.warn(text)
     assert screen.getvalue() == f"warning: {text}\n"
@@ -62,7 +66,9 @@ def test_the_position_is_kept_with_the_time_of_all_tries(reporter: ConsoleReport
     assert 100 <= kept["seconds"] < 160
 
 
-def test_continuing_forgets_the_metrics_behind_the_checkpoint_and_half_a_line(reporter: ConsoleReporter, tmp_path: Path) -> None:
+def test_continuing_forgets_the_metrics_behind_the_checkpoint_and_half_a_line(
+    reporter: ConsoleReporter, tmp_path: Path
+) -> None:
     for step in range(5):
         reporter.metrics({"step": step, "loss": 1.0})
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as file:
@@ -85,7 +91,8 @@ def test_a_quiet_process_writes_nothing(tmp_path: Path, screen: io.StringIO) -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1 h 30 min"), (3 * 3600 + 300, "3 h 05 min")]
+    ("seconds", "text"),
+    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (5400, "1 h 30 min"), (3 * 3600 + 300, "3 h 05 min")],
 )
 def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text

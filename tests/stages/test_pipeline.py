@@ -156,7 +156,9 @@ def test_a_second_run_does_nothing(finished: Path, config: Path, luss: Launcher)
     assert all(f"{stage}: done" in outcome.output for stage in ORDER)
 
 
-def test_the_table_at_the_end_shows_the_metrics_and_where_the_results_are(finished: Path, config: Path, luss: Launcher) -> None:
+def test_the_table_at_the_end_shows_the_metrics_and_where_the_results_are(
+    finished: Path, config: Path, luss: Launcher
+) -> None:
     output = luss("run", str(config), f"output={finished}").output
     metrics = json.loads((finished / "evaluate" / "metrics.json").read_text(encoding="utf-8"))
     row = next(line for line in output.splitlines() if "validation" in line and "tiny" in line)
@@ -175,7 +177,9 @@ def test_the_threshold_searched_with_ground_truth_is_marked_as_such_everywhere(
     threshold = json.loads((run / "pseudo_labels" / "threshold.json").read_text(encoding="utf-8"))
     assert (threshold["source"], threshold["used_labels"]) == ("validation", True)
     assert 0 <= threshold["threshold"] <= 0.8
-    assert json.loads((run / "evaluate" / "metrics.json").read_text(encoding="utf-8"))["used_labels_for_threshold"] is True
+    assert (
+        json.loads((run / "evaluate" / "metrics.json").read_text(encoding="utf-8"))["used_labels_for_threshold"] is True
+    )
     assert LabelStore.open(run / "pseudo_labels" / "labels").used_labels is True
     assert "ground truth" in outcome.output
 
@@ -192,8 +196,12 @@ def test_the_same_settings_give_the_same_bits_and_another_seed_gives_others(
     assert losses(tmp_path / "other" / "pretrain")[0]["loss"] != losses(finished / "pretrain")[0]["loss"]
 
 
-def test_a_run_without_pretraining_uses_the_random_network(finished: Path, config: Path, luss: Launcher, tmp_path: Path) -> None:
-    outcome = luss("run", str(config), f"output={tmp_path / 'floor'}", "pretrain.epochs=0", "--until", "pixel_attention")
+def test_a_run_without_pretraining_uses_the_random_network(
+    finished: Path, config: Path, luss: Launcher, tmp_path: Path
+) -> None:
+    outcome = luss(
+        "run", str(config), f"output={tmp_path / 'floor'}", "pretrain.epochs=0", "--until", "pixel_attention"
+    )
     assert outcome.code == 0, outcome.output
     weights = safetensors.torch.load_file(tmp_path / "floor" / "pretrain" / "backbone.safetensors")
     trained = safetensors.torch.load_file(finished / "pretrain" / "backbone.safetensors")
@@ -206,7 +214,11 @@ def test_a_run_without_pretraining_uses_the_random_network(finished: Path, confi
 def photos(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path) -> Path:
     folder = tmp_path_factory.mktemp("plain") / "my phötos"
     for place, path in enumerate(sorted((shapes_folder / "train").rglob("*.jpg"))):
-        target = folder / ("Größe 1" if place % 2 else "été/2019 (a)") / f"picture {place} ü{'.JPEG' if place % 3 else '.jpg'}"
+        target = (
+            folder
+            / ("Größe 1" if place % 2 else "été/2019 (a)")
+            / f"picture {place} ü{'.JPEG' if place % 3 else '.jpg'}"
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     (folder / "Größe 1" / "notes.jpg").write_text("these are words, not a picture", encoding="utf-8")
@@ -220,7 +232,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory, shapes_folder: Path) -> Pat
 def plain(photos: Path, config: Path, luss: Launcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run over the plain folder."""
     run = tmp_path_factory.mktemp("plain-run") / "run"
-    outcome = luss("run", str(config), f"data.root={photos}", f"output={run}", "data.max_skipped_share=0.05", "name=plain")
+    outcome = luss(
+        "run", str(config), f"data.root={photos}", f"output={run}", "data.max_skipped_share=0.05", "name=plain"
+    )
     assert outcome.code == 0, outcome.output
     (run / "output.txt").write_text(outcome.output, encoding="utf-8")
     return run
@@ -244,7 +258,9 @@ def test_unreadable_files_are_listed_by_the_stages_that_meet_them_and_counted_on
 
 
 def test_the_training_images_of_a_plain_folder_are_segmented(plain: Path, photos: Path) -> None:
-    masks = {path.relative_to(plain / "predict" / "masks" / "train") for path in (plain / "predict" / "masks").rglob("*.png")}
+    masks = {
+        path.relative_to(plain / "predict" / "masks" / "train") for path in (plain / "predict" / "masks").rglob("*.png")
+    }
     readable = {path.relative_to(photos).with_suffix(".png") for path in photos.rglob("picture *")}
     assert len(readable) == 60
     assert masks == readable
@@ -279,7 +295,9 @@ def test_too_many_unreadable_files_fail_every_time_and_raising_the_limit_goes_on
     assert luss(*arguments, "data.max_skipped_share=0.02").code == 0
 
 
-def test_raising_the_limit_keeps_what_was_done_before_the_failure(photos: Path, config: Path, luss: Launcher, tmp_path: Path) -> None:
+def test_raising_the_limit_keeps_what_was_done_before_the_failure(
+    photos: Path, config: Path, luss: Launcher, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     arguments = ("run", str(config), f"data.root={photos}", f"output={run}", "--until", "pretrain")
     (tmp_path / "run").mkdir()
@@ -292,7 +310,9 @@ def test_raising_the_limit_keeps_what_was_done_before_the_failure(photos: Path, 
     assert (run / "manifest" / "DONE.json").stat().st_mtime_ns == before
 
 
-def test_two_images_of_one_stem_get_a_mask_each(finished: Path, shapes_folder: Path, luss: Launcher, config: Path, tmp_path: Path) -> None:
+def test_two_images_of_one_stem_get_a_mask_each(
+    finished: Path, shapes_folder: Path, luss: Launcher, config: Path, tmp_path: Path
+) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     for place, path in enumerate(sorted((shapes_folder / "train").rglob("*.jpg"))):

@@ -79,7 +79,9 @@ def test_a_changed_setting_makes_its_stage_stale_with_the_field_and_the_later_on
     assert everything_in(finished) == before
 
 
-def test_a_setting_that_returns_to_its_default_is_told_as_default(luss: Launcher, config: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_setting_that_returns_to_its_default_is_told_as_default(
+    luss: Launcher, config: Path, finished: Path, tmp_path: Path
+) -> None:
     text = config.read_text(encoding="utf-8").replace("num_restarts: 2", "num_restarts: 30")
     other = tmp_path / "other.yaml"
     other.write_text(text, encoding="utf-8")
@@ -87,7 +89,9 @@ def test_a_setting_that_returns_to_its_default_is_told_as_default(luss: Launcher
     assert rows["cluster"][1] == "cluster.num_restarts: 2 -> default"
 
 
-def test_a_setting_that_cannot_change_a_result_leaves_everything_done(luss: Launcher, config: Path, finished: Path) -> None:
+def test_a_setting_that_cannot_change_a_result_leaves_everything_done(
+    luss: Launcher, config: Path, finished: Path
+) -> None:
     words = ["pretrain.workers=1", "predict.batch_size=3", "pretrain.checkpoint_minutes=1", "name=other"]
     assert states(luss("run", str(config), f"output={finished}", *words, "--dry-run")) == ["done"] * 9
 
@@ -136,7 +140,9 @@ def test_a_product_of_another_size_makes_its_stage_stale_and_it_is_made_again(
     assert results(run) == results(finished)
 
 
-def test_until_stops_after_a_stage_and_the_same_command_without_it_goes_on(luss: Launcher, config: Path, tmp_path: Path) -> None:
+def test_until_stops_after_a_stage_and_the_same_command_without_it_goes_on(
+    luss: Launcher, config: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     outcome = luss("run", "--until", "pretrain", str(config), f"output={run}")
     assert outcome.code == 0, outcome.output
@@ -146,7 +152,9 @@ def test_until_stops_after_a_stage_and_the_same_command_without_it_goes_on(luss:
     assert (run / "pixel_attention" / "DONE.json").is_file()
 
 
-def test_only_needs_what_is_before_it_and_says_which_stage_is_missing(luss: Launcher, config: Path, tmp_path: Path) -> None:
+def test_only_needs_what_is_before_it_and_says_which_stage_is_missing(
+    luss: Launcher, config: Path, tmp_path: Path
+) -> None:
     outcome = luss("run", str(config), f"output={tmp_path / 'run'}", "--only", "pretrain")
     assert outcome.code == 2
     assert "pretrain needs manifest, which is missing" in outcome.output
@@ -166,7 +174,9 @@ def test_only_runs_one_stage(luss: Launcher, config: Path, run: Path) -> None:
     assert rerun(run, before) == ["evaluate"]
 
 
-def test_force_runs_a_finished_stage_anew_and_those_after_it_follow(luss: Launcher, config: Path, run: Path, finished: Path) -> None:
+def test_force_runs_a_finished_stage_anew_and_those_after_it_follow(
+    luss: Launcher, config: Path, run: Path, finished: Path
+) -> None:
     before = {stage: identity(run, stage) for stage in ORDER}
     outcome = luss("run", str(config), f"output={run}", "--force", "predict")
     assert outcome.code == 0, outcome.output
@@ -181,9 +191,13 @@ def test_force_of_a_stage_that_would_not_run_is_refused(luss: Launcher, config: 
     assert "--force pretrain would do nothing" in outcome.output
 
 
-def test_a_dry_run_tells_what_would_run_and_changes_nothing(luss: Launcher, config: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_dry_run_tells_what_would_run_and_changes_nothing(
+    luss: Launcher, config: Path, finished: Path, tmp_path: Path
+) -> None:
     before = everything_in(finished)
-    rows = table(luss("run", str(config), f"output={finished}", "pretrain.epochs=3", "--until", "extract_features", "--dry-run"))
+    rows = table(
+        luss("run", str(config), f"output={finished}", "pretrain.epochs=3", "--until", "extract_features", "--dry-run")
+    )
     assert [cells[-1] for cells in rows.values()] == ["", "run", "run", "run", "", "", "", "", ""]
     assert everything_in(finished) == before
     rows = table(luss("run", str(config), f"output={tmp_path / 'new'}", "--dry-run"))
@@ -223,7 +237,9 @@ def test_the_resolved_configuration_can_be_printed_and_used(luss: Launcher, conf
         ("pretrain.epochs=7", "CONFIG", "--until", "cluster"),
     ],
 )
-def test_options_words_and_the_file_may_stand_in_any_order(luss: Launcher, config: Path, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_options_words_and_the_file_may_stand_in_any_order(
+    luss: Launcher, config: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
     given = [str(config) if word == "CONFIG" else word for word in arguments]
     rows = table(luss("run", *given, f"output={tmp_path / 'run'}", "--dry-run"))
     assert [cells[-1] for cells in rows.values()] == ["run"] * 5 + [""] * 4
@@ -272,12 +288,16 @@ def test_the_installed_command_and_the_module_of_a_stage_are_the_same_program(co
         [str(Path(sys.executable).with_name("luss")), "status", str(finished)],
         [sys.executable, "-m", "stages.cluster", str(config), f"output={finished}"],
     ]
-    outputs = [subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout for command in commands]
+    outputs = [
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout for command in commands
+    ]
     assert "evaluate" in outputs[0]
     assert outputs[1].startswith("cluster: done (")
 
 
 def test_help_teaches_by_examples(luss: Launcher) -> None:
-    process = subprocess.run([sys.executable, "-m", "stages.cli", "--help"], capture_output=True, text=True, check=True, timeout=60)
+    process = subprocess.run(
+        [sys.executable, "-m", "stages.cli", "--help"], capture_output=True, text=True, check=True, timeout=60
+    )
     assert "luss status outputs/demo" in process.stdout
     assert all(command in process.stdout for command in ("run", "status", "config", "demo"))

@@ -69,7 +69,12 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, dead_pid: int)
 def test_a_pid_that_another_program_uses_by_now_does_not_hold_the_lock(tmp_path: Path) -> None:
     write_lock(tmp_path, host=socket.gethostname(), pid=os.getpid(), started=psutil.Process().create_time() - 1000)
     with run_lock(tmp_path):
-        assert abs(json.loads((tmp_path / ".lock").read_text(encoding="utf-8"))["started"] - psutil.Process().create_time()) < 1
+        assert (
+            abs(
+                json.loads((tmp_path / ".lock").read_text(encoding="utf-8"))["started"] - psutil.Process().create_time()
+            )
+            < 1
+        )
 
 
 def test_a_process_that_ended_but_was_not_collected_does_not_hold_the_lock(tmp_path: Path) -> None:

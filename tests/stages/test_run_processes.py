@@ -26,11 +26,26 @@ def check_same_training(run: Path, finished: Path) -> None:
         assert line["lr"] == expected["lr"]
 
 
-def test_two_processes_of_torchrun_train_as_one_does(luss: Launcher, config: Path, finished: Path, listed: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.pretrain"]
+def test_two_processes_of_torchrun_train_as_one_does(
+    luss: Launcher, config: Path, finished: Path, listed: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "stages.pretrain",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.run(
-        [*command, str(config), f"output={listed}"], env=environment, capture_output=True, text=True, check=False, timeout=300
+        [*command, str(config), f"output={listed}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
     assert process.returncode == 0, process.stdout + process.stderr
     assert "global batch 20 = 2 process(es) x 1 x 10" in process.stdout
@@ -72,5 +87,3 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_refused_with_the_div
     for outcome in luss.together(2, "pretrain", str(config), f"output={listed}", "pretrain.batch_size=15"):
         assert outcome.code == 2
         assert "use a multiple of 2" in outcome.output
-
-

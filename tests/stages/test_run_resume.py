@@ -121,7 +121,9 @@ def stopped(luss: Launcher, config: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("stage", STOPS)
-def test_a_stage_that_is_asked_to_stop_says_so_and_how_to_go_on(stopped: tuple[Path, dict[str, str]], stage: str) -> None:
+def test_a_stage_that_is_asked_to_stop_says_so_and_how_to_go_on(
+    stopped: tuple[Path, dict[str, str]], stage: str
+) -> None:
     fault = STOPS[stage]
     assert fault.signal is not None
     output = stopped[1][stage]
@@ -136,13 +138,17 @@ def test_a_run_that_was_asked_to_stop_in_every_stage_ends_with_the_same_bits(
     assert results(stopped[0]) == results(finished)
 
 
-def test_training_that_is_asked_to_stop_loses_no_step(luss: Launcher, config: Path, finished: Path, tmp_path: Path) -> None:
+def test_training_that_is_asked_to_stop_loses_no_step(
+    luss: Launcher, config: Path, finished: Path, tmp_path: Path
+) -> None:
     run = copy_until(finished, tmp_path, "finetune")
     # At the second line of the log: the step goes to its end, and its checkpoint is written although no epoch ends there.
     fault = Fault("open", "finetune/metrics.jsonl", 2, signal.SIGTERM)
     assert luss("run", str(config), f"output={run}", "--until", "finetune", fault=fault).code == 130
     assert [path.name for path in (run / "finetune" / "checkpoints").iterdir()] == ["step-000000002.pt"]
-    assert "continuing finetune at step 2 of 6" in luss("run", str(config), f"output={run}", "--until", "finetune").output
+    assert (
+        "continuing finetune at step 2 of 6" in luss("run", str(config), f"output={run}", "--until", "finetune").output
+    )
 
 
 def damage_empty(path: Path) -> None:
@@ -210,7 +216,10 @@ def test_a_real_process_that_is_killed_from_outside_in_mid_epoch_continues_to_th
     log = tmp_path / "output.txt"
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "stages.pretrain", *words], stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            [sys.executable, "-m", "stages.pretrain", *words],
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         try:
             wait_for(lambda: len(losses(run / "pretrain")) >= 5, process)
@@ -219,7 +228,9 @@ def test_a_real_process_that_is_killed_from_outside_in_mid_epoch_continues_to_th
         assert process.wait() == -signal.SIGKILL
     before = losses(run / "pretrain")[:3]
     # Its lock and its workers are gone: the next process takes over, and goes on behind the last epoch.
-    outcome = luss("run", *words, "--until", "pretrain", fault=Fault("open", "pretrain/metrics.jsonl", 2, signal.SIGTERM))
+    outcome = luss(
+        "run", *words, "--until", "pretrain", fault=Fault("open", "pretrain/metrics.jsonl", 2, signal.SIGTERM)
+    )
     assert outcome.code == 130, outcome.output
     assert "continuing pretrain at step" in outcome.output
     found = losses(run / "pretrain")

@@ -17,14 +17,20 @@ from luss.settings import (
 )
 from luss.training.attention import AttentionTask, attention_clustering, trained_parameters
 
-CLUSTERING = ClusteringSettings(num_prototypes=16, embedding_dim=8, hidden_dim=8, queue_length=64, freeze_prototypes_steps=9)
+CLUSTERING = ClusteringSettings(
+    num_prototypes=16, embedding_dim=8, hidden_dim=8, queue_length=64, freeze_prototypes_steps=9
+)
 MEAN = STD = 0.5  # of test_resnet
 
 
 def pretrained() -> PassS:
     torch.manual_seed(0)
     settings = PretrainSettings(
-        batch_size=4, clustering=CLUSTERING, global_views=ViewSettings(2, 40), local_views=ViewSettings(0), pass_s=PassSSettings()
+        batch_size=4,
+        clustering=CLUSTERING,
+        global_views=ViewSettings(2, 40),
+        local_views=ViewSettings(0),
+        pass_s=PassSSettings(),
     )
     method = PassS(Backbone("test_resnet", output_stride=16), settings)
     for module in method.modules():
@@ -33,7 +39,9 @@ def pretrained() -> PassS:
     return method
 
 
-def task(*, shared: bool = False, published: bool = False, saliency: float = 0.0, train_prototypes: bool = False) -> AttentionTask:
+def task(
+    *, shared: bool = False, published: bool = False, saliency: float = 0.0, train_prototypes: bool = False
+) -> AttentionTask:
     settings = PixelAttentionSettings(
         batch_size=4,
         upsample=2,
@@ -54,7 +62,9 @@ def views(whole: Tensor | None = None) -> Views:
     if whole is not None:
         groups.append([whole])
     nowhere = [[torch.zeros(4, 4)] * len(group) for group in groups]
-    return Views(groups, nowhere, [[torch.zeros(4, dtype=torch.bool)] * len(group) for group in groups], torch.arange(4))
+    return Views(
+        groups, nowhere, [[torch.zeros(4, dtype=torch.bool)] * len(group) for group in groups], torch.arange(4)
+    )
 
 
 def train(model: AttentionTask, batch: Views, num_steps: int, lr: float = 0.1) -> list[dict[str, Tensor]]:
@@ -115,7 +125,9 @@ def test_prototypes_can_be_trained_with_the_rest_frozen() -> None:
     assert names == {"attention", "clustering.queue", "clustering.queue_filled", "clustering.prototypes"}
 
 
-@pytest.mark.parametrize(("options", "prototypes"), [({}, False), ({"published": True}, True), ({"train_prototypes": True}, True)])
+@pytest.mark.parametrize(
+    ("options", "prototypes"), [({}, False), ({"published": True}, True), ({"train_prototypes": True}, True)]
+)
 def test_the_trained_parameters_are_told(options: dict[str, bool], prototypes: bool) -> None:
     names = set(trained_parameters(task(**options)))
     assert ("clustering.prototypes.weight" in names) == prototypes
@@ -136,7 +148,10 @@ def test_pretrained_projector_and_prototypes_are_taken_over_with_an_empty_queue_
     method.clustering.queue.fill_(1)
     method.clustering.prototypes.weight.data.mul_(3)
     clustering = attention_clustering(
-        method.state_dict(), method.backbone.num_channels, CLUSTERING, PixelAttentionSettings(batch_size=4, queue_length=8)
+        method.state_dict(),
+        method.backbone.num_channels,
+        CLUSTERING,
+        PixelAttentionSettings(batch_size=4, queue_length=8),
     )
     own, given = clustering.state_dict(), method.clustering.state_dict()
     assert clustering.queue.shape == (2, 8, 8)

@@ -30,7 +30,9 @@ def same_bits(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def train(folder: Path, reporter: Recorder, *, seed: int, after: Any = None, stop: StopFlag | None = None, **settings: Any) -> ToyMethod:
+def train(
+    folder: Path, reporter: Recorder, *, seed: int, after: Any = None, stop: StopFlag | None = None, **settings: Any
+) -> ToyMethod:
     torch.manual_seed(seed)
     model = ToyMethod()
     if after is not None:
@@ -138,7 +140,9 @@ def one_step(folder: Path, accumulate: int) -> ToyRegression:
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
-def test_accumulated_micro_batches_give_the_gradient_and_the_step_of_one_big_batch(tmp_path: Path, accumulate: int) -> None:
+def test_accumulated_micro_batches_give_the_gradient_and_the_step_of_one_big_batch(
+    tmp_path: Path, accumulate: int
+) -> None:
     big, small = one_step(tmp_path / "big", 1), one_step(tmp_path / "small", accumulate)
     assert [len(inputs[0]) for inputs in small.inputs] == [8 // accumulate] * accumulate
     torch.testing.assert_close(torch.cat(small.inputs, dim=1), big.inputs[0])
@@ -158,7 +162,9 @@ def test_the_logged_loss_is_the_mean_of_the_micro_batches(tmp_path: Path) -> Non
     for accumulate in (1, 4):
         reporter = Recorder()
         torch.manual_seed(0)
-        toy_trainer(tmp_path / str(accumulate), ToyRegression(), reporter=reporter, epochs=1, accumulate=accumulate).run()
+        toy_trainer(
+            tmp_path / str(accumulate), ToyRegression(), reporter=reporter, epochs=1, accumulate=accumulate
+        ).run()
         logs.append([loss for _, loss in reporter.column("loss")])
     assert logs[0] == pytest.approx(logs[1], rel=1e-4)
 
@@ -166,7 +172,14 @@ def test_the_logged_loss_is_the_mean_of_the_micro_batches(tmp_path: Path) -> Non
 def test_the_learning_rate_of_every_step_is_the_schedule_s(tmp_path: Path) -> None:
     reporter = Recorder()
     toy_trainer(
-        tmp_path, ToyRegression(), reporter=reporter, lr=0.1, lr_batch_size=4, final_lr=0.001, warmup_epochs=0.7, epochs=2
+        tmp_path,
+        ToyRegression(),
+        reporter=reporter,
+        lr=0.1,
+        lr_batch_size=4,
+        final_lr=0.001,
+        warmup_epochs=0.7,
+        epochs=2,
     ).run()
     # 0.7 epochs of 3 steps are 2 warm-up steps; a batch of 8 doubles what is given for 4.
     expected = [lr_at(step, num_steps=6, warmup_steps=2, peak=0.2, final=0.002) for step in range(6)]
@@ -186,7 +199,15 @@ def test_gradients_are_clipped_to_a_total_norm_when_asked_for(tmp_path: Path, cl
     model = ToyRegression()
     before = torch.cat([parameter.detach().flatten().clone() for parameter in model.parameters()])
     toy_trainer(
-        tmp_path, model, data=ToyData(8), epochs=1, clip_grad=clip, optimizer="sgd", lr=1.0, weight_decay=0.0, momentum=0.0
+        tmp_path,
+        model,
+        data=ToyData(8),
+        epochs=1,
+        clip_grad=clip,
+        optimizer="sgd",
+        lr=1.0,
+        weight_decay=0.0,
+        momentum=0.0,
     ).run()
     moved = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]) - before
     if clip:

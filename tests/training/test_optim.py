@@ -1,5 +1,6 @@
 """Schedule, learning-rate scaling and layer-wise trust ratios, against their formulas."""
 
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,7 @@ def test_the_warm_up_is_linear_and_ends_at_the_peak() -> None:
     rates = [lr_at(step, num_steps=24, warmup_steps=4, peak=0.8, final=0.0) for step in range(24)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
     assert rates[14] == pytest.approx(0.4)
-    assert all(earlier > later for earlier, later in zip(rates[4:], rates[5:], strict=False))
+    assert all(earlier > later for earlier, later in itertools.pairwise(rates[4:]))
 
 
 def test_a_training_of_warm_up_alone_works() -> None:
@@ -86,7 +87,9 @@ def test_frozen_parameters_are_left_out() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[0].requires_grad_(False)
     optimizer = build_optimizer(model.parameters(), TrainSettings(), key="pretrain")
-    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {id(p) for p in model[1].parameters()}
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {
+        id(p) for p in model[1].parameters()
+    }
 
 
 def test_an_unknown_optimiser_is_an_error_that_lists_the_known_ones() -> None:

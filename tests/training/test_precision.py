@@ -12,7 +12,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_bf16_on_a_cpu_is_used_only_where_it_is_native(monkeypatch: pytest.MonkeyPatch, native: bool, expected: str) -> None:
+def test_bf16_on_a_cpu_is_used_only_where_it_is_native(
+    monkeypatch: pytest.MonkeyPatch, native: bool, expected: str
+) -> None:
     monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: native)
     warnings: list[str] = []
     assert resolve_precision("bf16", CPU, warn=warnings.append) == expected

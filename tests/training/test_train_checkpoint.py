@@ -90,7 +90,9 @@ def test_a_checkpoint_that_would_run_code_is_passed_over(tmp_path: Path) -> None
     assert not crater.exists()
 
 
-def test_a_full_disk_leaves_earlier_checkpoints_and_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_earlier_checkpoints_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in (1, 2):
         save_checkpoint(tmp_path, step, state(step))
 

@@ -14,7 +14,7 @@ from luss.methods.base import Progress, StepOutput
 from luss.methods.online_clustering import OnlineClustering
 from luss.progress import Silent, StopFlag
 from luss.settings import ClusteringSettings, TrainSettings
-from luss.training.loop import TrainJob, Trainer
+from luss.training.loop import Trainer, TrainJob
 
 
 @dataclass
@@ -50,7 +50,12 @@ class ToyMethod(nn.Module):
         super().__init__()
         self.layer = nn.Sequential(nn.Dropout(0.2), nn.Linear(6, 10), nn.BatchNorm1d(10))
         settings = ClusteringSettings(
-            num_prototypes=5, embedding_dim=4, hidden_dim=8, queue_length=16, queue_start_epoch=0, freeze_prototypes_steps=2
+            num_prototypes=5,
+            embedding_dim=4,
+            hidden_dim=8,
+            queue_length=16,
+            queue_start_epoch=0,
+            freeze_prototypes_steps=2,
         )
         self.clustering = OnlineClustering(10, settings, batch_size=batch_size)
         self.after: Callable[[int], None] = lambda step: None
@@ -115,7 +120,15 @@ class Recorder(Silent):
 
 
 def toy_settings(**changes: Any) -> TrainSettings:
-    values = {"epochs": 2, "batch_size": 8, "lr": 0.5, "lr_batch_size": 8, "log_every": 1, "workers": 0, "precision": "fp32"}
+    values = {
+        "epochs": 2,
+        "batch_size": 8,
+        "lr": 0.5,
+        "lr_batch_size": 8,
+        "log_every": 1,
+        "workers": 0,
+        "precision": "fp32",
+    }
     return TrainSettings(**{**values, **changes})
 
 
@@ -140,7 +153,7 @@ def toy_trainer(
         device=torch.device("cpu"),
         seed=3,
         reporter=reporter or Recorder(),
-        stop=stop or StopFlag(),
+        stop=StopFlag() if stop is None else stop,
         on_unreadable=on_unreadable,
     )
     return Trainer(job)
