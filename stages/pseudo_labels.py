@@ -14,12 +14,13 @@ from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.data.imagenet_s import mask_path, read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
-from luss.data.resized import normalise, num_shards, resized_batches, shard_rows
+from luss.data.resized import ResizedBatch, normalise, num_shards, resized_batches, shard_rows
 from luss.errors import LussError
 from luss.files import replacing, write_json
 from luss.labels.store import LabelStore
 from luss.labels.threshold import auto_threshold, histogram
 from luss.labels.writer import LabelRecord, LabelWriter
+from luss.models.attended import AttendedBackbone
 from luss.report.contact_sheet import cluster_sheet
 from luss.training.precision import Precision
 from stages.base import Stage, StageContext, fingerprint
@@ -153,34 +154,42 @@ def label_split(
             for _, path, reason in batch.unreadable:
                 context.skipped.add(Path(path), reason)
             if batch.indices:
-                images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
-                own = (
-                    None
-                    if assignments is None
-                    else torch.from_numpy(assignments[np.array(batch.indices)]).to(context.device)
-                )
+                own = None if assignments is None else torch.from_numpy(assignments[np.array(batch.indices)])
                 with precision.autocast():
-                    labels, attention = network.label(
-                        images,
-                        unit,
-                        image_clusters=own,
-                        image_weight=settings.image_weight,
-                        saliency=settings.saliency,
-                        centre=context.run.pixel_attention.saliency.centre,
-                    )
-                maps = zip(batch.indices, labels.cpu().numpy(), attention.cpu().numpy(), strict=True)
-                for index, ids, strength in maps:
-                    width, height = manifest.size(index)
-                    records[index] = LabelRecord(
-                        manifest.name(index),
-                        (height, width),
-                        ids.astype(np.uint16),
-                        np.rint(strength * 255).astype(np.uint8),
-                    )
+                    found = _label_batch(context, network, unit, batch, own)
+                records.update((index, _record(manifest, index, *maps)) for index, maps in found.items())
             done += len(batch.indices) + len(batch.unreadable)
             context.reporter.advance(done)
         writer.write_shard(shard, (records[index] for index in sorted(records)))
     return writer
+
+
+def _label_batch(
+    context: StageContext,
+    network: AttendedBackbone,
+    centroids: torch.Tensor,
+    batch: ResizedBatch,
+    own: torch.Tensor | None,
+) -> dict[int, tuple[NDArray[np.uint16], NDArray[np.uint8]]]:
+    """Cluster ids 1..C and attention (0..255) of every image of a batch, by manifest index."""
+    settings = context.run.pseudo_labels
+    images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
+    labels, attention = network.label(
+        images,
+        centroids,
+        image_clusters=None if own is None else own.to(context.device),
+        image_weight=settings.image_weight,
+        saliency=settings.saliency,
+        centre=context.run.pixel_attention.saliency.centre,
+    )
+    ids = labels.cpu().numpy().astype(np.uint16)
+    strength = np.rint(attention.float().cpu().numpy() * 255).astype(np.uint8)
+    return {index: (ids[place], strength[place]) for place, index in enumerate(batch.indices)}
+
+
+def _record(manifest: Manifest, index: int, ids: NDArray[np.uint16], strength: NDArray[np.uint8]) -> LabelRecord:
+    width, height = manifest.size(index)
+    return LabelRecord(manifest.name(index), (height, width), ids, strength)
 
 
 def _loader(manifest: Manifest, store: LabelStore) -> Any:

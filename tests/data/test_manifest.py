@@ -376,6 +376,10 @@ def test_memory_is_one_name_a_file_while_building_and_flat_while_reading(
     monkeypatch.setattr(os, "scandir", lambda folder: ManyNames())
     size_of = {True: UnreadableImage(tmp_path / "x", "no such file"), False: (500, 375)}
     monkeypatch.setattr(manifest_module, "_measure", lambda path, *rest: size_of[path.name.endswith("7777.JPEG")])
+    # What is imported or cached by the first call of a process is not the manifest's.
+    with monkeypatch.context() as few:
+        few.setattr(ManyNames, "number", 20)
+        build_manifest(tmp_path, tmp_path / "first", "train", skipped=SkippedFiles(tmp_path / "f.csv"), workers=2)
     tracemalloc.start()
     try:
         build_manifest(tmp_path, tmp_path / "out", "train", skipped=SkippedFiles(tmp_path / "s.csv"), workers=2)

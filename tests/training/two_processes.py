@@ -60,7 +60,9 @@ def batch_norm(shape: tuple[int, ...], *, train: bool, affine: bool) -> dict[str
         (outputs * own(random(*shape, seed=step + 10))).sum().backward()
         assert inputs.grad is not None
         result |= {f"output{step}": outputs.detach(), f"gradient{step}": inputs.grad}
-    result |= {f"sum_{name}": parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    result |= {
+        f"sum_{name}": parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
+    }
     return result | {f"same_{name}": buffer.clone() for name, buffer in model.named_buffers()}
 
 
@@ -125,7 +127,12 @@ def pretraining(folder: Path, *, accumulate: int, lr: float) -> dict[str, Any]:
         global_views=ViewSettings(2, 40),
         local_views=ViewSettings(1, 32),
         clustering=ClusteringSettings(
-            num_prototypes=6, embedding_dim=8, hidden_dim=8, queue_length=16, queue_start_epoch=0, freeze_prototypes_steps=1
+            num_prototypes=6,
+            embedding_dim=8,
+            hidden_dim=8,
+            queue_length=16,
+            queue_start_epoch=0,
+            freeze_prototypes_steps=1,
         ),
         pass_s=PassSSettings(shallow_stages=[2, 3], shallow_weights=[1.0, 2.0], grid_size=3),
     )

@@ -1,0 +1,190 @@
+"""Whole images at inference sizes, in batches of one shape."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from luss.data.manifest import Manifest, build_manifest
+from luss.data.resized import (
+    ResizedBatch,
+    cropped_batches,
+    normalise,
+    num_shards,
+    resized_batches,
+    shape_batches,
+    shard_rows,
+    target_size,
+)
+from luss.data.skipped import SkippedFiles
+
+SIZES = [(80, 60), (60, 80), (80, 60), (50, 50), (300, 20), (81, 60), (64, 64)]
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    """Red says the column and green the row, as shares of the image; blue is constant."""
+    red = np.broadcast_to((np.arange(width) + 0.5) / width, (height, width))
+    green = np.broadcast_to(((np.arange(height) + 0.5) / height)[:, None], (height, width))
+    return Image.fromarray((np.stack([red, green, np.full_like(red, 0.5)], axis=2) * 255).round().astype(np.uint8))
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    root = tmp_path / "images"
+    root.mkdir()
+    for index, size in enumerate(SIZES):
+        gradient(*size).save(root / f"{index}.png")
+    build_manifest(root, tmp_path / "manifest", "train", skipped=SkippedFiles(tmp_path / "skipped.csv"))
+    return Manifest.open(tmp_path / "manifest", "train")
+
+
+def resized(manifest: Manifest, indices: list[int], *, workers: int = 0, batch_size: int = 3) -> list[ResizedBatch]:
+    return list(
+        resized_batches(
+            manifest,
+            indices,
+            short_side=32,
+            size_multiple=8,
+            max_aspect=4.0,
+            batch_size=batch_size,
+            workers=workers,
+            max_pixels=100_000,
+        )
+    )
+
+
+def cropped(manifest: Manifest, indices: list[int], *, resize: int = 40, crop: int = 32) -> list[ResizedBatch]:
+    return list(
+        cropped_batches(manifest, indices, resize=resize, crop=crop, batch_size=3, workers=0, max_pixels=100_000)
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ((500, 375), {}, (341, 256)),
+        ((375, 500), {}, (256, 341)),
+        ((300, 300), {}, (256, 256)),
+        ((10, 20), {}, (256, 512)),
+        ((500, 375), {"multiple": 16}, (336, 256)),
+        ((375, 500), {"multiple": 16}, (256, 336)),
+        ((505, 500), {"multiple": 32}, (256, 256)),
+        ((10_000, 100), {}, (2048, 256)),
+        ((100, 10_000), {"max_aspect": 2.0}, (256, 512)),
+    ],
+)
+def test_the_short_side_is_given_and_the_long_one_follows(
+    size: tuple[int, int], options: dict[str, float], expected: tuple[int, int]
+) -> None:
+    assert target_size(*size, short_side=256, **options) == expected  # type: ignore[arg-type]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([1, 8, 16]), st.sampled_from([1.0, 2.0, 8.0]))
+def test_targets_keep_orientation_and_aspect_up_to_rounding(
+    width: int, height: int, multiple: int, max_aspect: float
+) -> None:
+    target = target_size(width, height, short_side=64, multiple=multiple, max_aspect=max_aspect)
+    assert min(target) == 64
+    assert (target[0] >= target[1]) == (width >= height) or target[0] == target[1]
+    assert max(target) % multiple == 0
+    wanted = 64 * min(max(width, height) / min(width, height), max_aspect)
+    assert abs(max(target) - wanted) <= max(1, multiple / 2)
+
+
+def test_batches_have_one_shape_and_cover_every_index_once() -> None:
+    sizes = [(64, 64), (64, 128), (64, 64), (512, 64), (64, 64), (64, 128), (64, 128), (64, 64)]
+    indices = [10, 11, 12, 13, 14, 15, 16, 17]
+    of = dict(zip(indices, sizes, strict=True))
+    found = shape_batches(sizes, indices, 3)
+    assert sorted(index for batch in found for index in batch) == indices
+    assert all(len({of[index] for index in batch}) == 1 for batch in found)
+    # Larger shapes come in smaller batches.
+    assert max(len(batch) for batch in found if of[batch[0]] == (64, 64)) == 3
+    assert max(len(batch) for batch in found if of[batch[0]] == (64, 128)) == 1
+    assert shape_batches(sizes, indices, 3) == found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_image_comes_once_at_its_target_size(manifest: Manifest, workers: int) -> None:
+    batches = resized(manifest, list(range(7)), workers=workers)
+    assert sorted(index for batch in batches for index in batch.indices) == list(range(7))
+    for batch in batches:
+        assert batch.images.dtype == torch.uint8
+        for index in batch.indices:
+            width, height = target_size(*SIZES[index], short_side=32, multiple=8, max_aspect=4.0)
+            assert batch.images.shape[1:] == (3, height, width)
+    assert any(len(batch.indices) > 1 for batch in batches)
+
+
+def test_only_the_asked_images_come(manifest: Manifest) -> None:
+    assert sorted(index for batch in resized(manifest, [5, 2]) for index in batch.indices) == [2, 5]
+    assert resized(manifest, []) == []
+
+
+def test_a_resized_image_shows_all_of_it(manifest: Manifest) -> None:
+    for batch in resized(manifest, list(range(7))):
+        for image in batch.images:
+            _, height, width = image.shape
+            red = (torch.arange(width) + 0.5) / width * 255
+            green = (torch.arange(height) + 0.5) / height * 255
+            torch.testing.assert_close(image[0].float(), red.expand(height, -1), atol=4, rtol=0)
+            torch.testing.assert_close(image[1].float(), green[:, None].expand(-1, width), atol=4, rtol=0)
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_an_image_that_cannot_be_read_is_left_out_and_reported(manifest: Manifest, crop: bool) -> None:
+    manifest.path(2).write_bytes(b"no image")
+    manifest.path(4).unlink()
+    batches = cropped(manifest, list(range(7))) if crop else resized(manifest, list(range(7)))
+    assert sorted(index for batch in batches for index in batch.indices) == [0, 1, 3, 5, 6]
+    assert all(len(batch.images) == len(batch.indices) for batch in batches)
+    bad = sorted(entry for batch in batches for entry in batch.unreadable)
+    assert [(index, Path(path).name) for index, path, _ in bad] == [(2, "2.png"), (4, "4.png")]
+    assert all(reason for _, _, reason in bad)
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_a_batch_of_which_nothing_can_be_read_is_empty(manifest: Manifest, crop: bool) -> None:
+    manifest.path(3).write_bytes(b"")
+    (batch,) = cropped(manifest, [3]) if crop else resized(manifest, [3])
+    assert batch.indices == []
+    assert len(batch.images) == 0
+    assert [entry[0] for entry in batch.unreadable] == [3]
+
+
+def test_crops_are_squares_in_the_order_asked_for(manifest: Manifest) -> None:
+    batches = cropped(manifest, [6, 0, 4, 1])
+    assert [batch.indices for batch in batches] == [[6, 0, 4], [1]]
+    assert all(batch.images.shape[1:] == (3, 32, 32) for batch in batches)
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(40, 32), (32, 32), (40, 10)])
+def test_a_crop_is_the_middle_of_the_resized_image(manifest: Manifest, resize: int, crop: int) -> None:
+    for index, (width, height) in enumerate(SIZES):
+        (batch,) = cropped(manifest, [index], resize=resize, crop=crop)
+        side = min(width, height) * crop / resize
+        places = (torch.arange(crop) + 0.5) / crop - 0.5
+        red = (0.5 + places * side / width) * 255
+        green = (0.5 + places * side / height) * 255
+        torch.testing.assert_close(batch.images[0, 0].float(), red.expand(crop, -1), atol=5, rtol=0)
+        torch.testing.assert_close(batch.images[0, 1].float(), green[:, None].expand(-1, crop), atol=5, rtol=0)
+
+
+def test_normalising_subtracts_the_mean_and_divides_by_the_deviation_of_each_channel() -> None:
+    images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    result = normalise(images, torch.device("cpu"), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    for channel, (mean, std) in enumerate(((0.1, 0.5), (0.2, 0.25), (0.3, 2.0))):
+        torch.testing.assert_close(result[:, channel], (images[:, channel].float() / 255 - mean) / std)
+
+
+@pytest.mark.parametrize(("num_rows", "shard_size", "expected"), [(0, 4, 0), (4, 4, 1), (9, 4, 3), (3, 10, 1)])
+def test_shards_cover_every_row_once(num_rows: int, shard_size: int, expected: int) -> None:
+    assert num_shards(num_rows, shard_size) == expected
+    rows = [row for shard in range(expected) for row in shard_rows(num_rows, shard_size, shard)]
+    assert rows == list(range(num_rows))
+    assert all(0 < len(shard_rows(num_rows, shard_size, shard)) <= shard_size for shard in range(expected))
