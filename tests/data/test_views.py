@@ -208,7 +208,7 @@ def test_a_batch_holds_every_view_with_its_geometry(manifest: Manifest) -> None:
             for view in range(settings_.count):
                 rectangle = tuple(batch.rectangles[group][view, place].tolist())
                 flip = bool(batch.flips[group][view, place])
-                expected = cut(image, image.size, rectangle, size=(settings_.size,) * 2, flip=flip)  # type: ignore[arg-type]
+                expected = cut(image, image.size, rectangle, size=(settings_.size,) * 2, flip=flip)
                 np.testing.assert_array_equal(batch.images[group][view, place].numpy(), expected)
                 area = rectangle[2] * rectangle[3] / math.prod(image.size)
                 assert area <= settings_.scale[1] * 1.1 or settings_.scale[1] == 1.0

@@ -24,7 +24,7 @@ def golden() -> Iterator[Mapping[str, NDArray[Any]]]:
 
 
 def views(array: NDArray[Any]) -> list[Tensor]:
-    return list(torch.from_numpy(array).split(BATCH))
+    return list(torch.split(torch.from_numpy(array), BATCH))
 
 
 def golden_codes(golden: Mapping[str, NDArray[Any]], topic: str = "swav") -> list[Tensor]:

@@ -44,7 +44,8 @@ def golden_clustering(golden: Mapping[str, NDArray[Any]], topic: str | None = No
 
 
 def golden_views(golden: Mapping[str, NDArray[Any]]) -> tuple[list[Tensor], list[Tensor]]:
-    return [list(torch.from_numpy(golden[f"swav/{name}"]).split(BATCH)) for name in ("embedding", "scores")]  # type: ignore[return-value]
+    embeddings, scores = (torch.from_numpy(golden[f"swav/{name}"]) for name in ("embedding", "scores"))
+    return list(torch.split(embeddings, BATCH)), list(torch.split(scores, BATCH))
 
 
 def check(

@@ -147,18 +147,18 @@ def test_frozen_prototypes_keep_their_bits_for_the_first_steps_and_then_move() -
 
 
 @pytest.mark.parametrize("kind", [SwAV, PassS])
-def test_prototypes_are_unit_vectors_whenever_they_score(kind: type[Method]) -> None:
-    method = kind(tiny_backbone(), tiny_settings())  # type: ignore[call-arg]
+def test_prototypes_are_unit_vectors_whenever_they_score(kind: type[SwAV] | type[PassS]) -> None:
+    method = kind(tiny_backbone(), tiny_settings())
     with torch.no_grad():
-        method.clustering.prototypes.weight.mul_(7)  # type: ignore[union-attr, operator]
+        method.clustering.prototypes.weight.mul_(7)
     method(tiny_views(), at_step())
-    norms = method.clustering.prototypes.weight.norm(dim=1)  # type: ignore[union-attr, operator]
+    norms = method.clustering.prototypes.weight.norm(dim=1)
     torch.testing.assert_close(norms, torch.ones(8))
 
 
 @pytest.mark.parametrize("kind", [SwAV, PassS])
-def test_a_few_steps_on_one_batch_lower_the_loss(kind: type[Method]) -> None:
-    method = kind(tiny_backbone(), tiny_settings(epsilon=0.5))  # type: ignore[call-arg]
+def test_a_few_steps_on_one_batch_lower_the_loss(kind: type[SwAV] | type[PassS]) -> None:
+    method = kind(tiny_backbone(), tiny_settings(epsilon=0.5))
     before = float(method(tiny_views(), at_step()).loss.detach())
     train(method, 4, lr=0.02)
     assert float(method(tiny_views(), at_step()).loss.detach()) < before - 0.01

@@ -43,7 +43,7 @@ def test_label_maps_equal_the_argmax_of_resized_logits(
     assert torch.equal(result, whole(logits, size).argmax(dim=0))
 
 
-class LargestTensor(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Remembers the largest result of any operation, in numbers."""
 
     numel = 0
@@ -58,7 +58,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_many_classes_on_a_large_image_never_hold_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segmenter, "_STRIP_ELEMENTS", 400_000)
-    with LargestTensor() as largest:
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
         result = label_map(random_logits(92, 10, 10), (600, 300))
     assert result.shape == (600, 300)
     # At once they would be 16.6 million.
@@ -66,7 +66,7 @@ def test_many_classes_on_a_large_image_never_hold_all_logits(monkeypatch: pytest
 
 
 def test_a_strip_of_the_real_size_is_at_most_32_megabytes() -> None:
-    with LargestTensor() as largest:
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
         label_map(random_logits(920, 8, 94), (20, 3000))
     assert largest.numel * 4 <= 32e6
 

@@ -102,13 +102,7 @@ def test_pretraining_on_two_processes_learns_the_weights_of_one(results: Results
         together = result[topic]["weights"]
         assert together.keys() == alone.keys()
         for name, tensor in alone.items():
-            torch.testing.assert_close(
-                together[name].double(),
-                tensor.double(),
-                rtol=1e-2,
-                atol=2e-3,
-                msg=lambda text, name=name: f"{name}: {text}",
-            )
+            assert torch.allclose(together[name].double(), tensor.double(), rtol=1e-2, atol=2e-3), name
 
 
 def test_processes_agree_on_decisions_and_means(results: Results) -> None:

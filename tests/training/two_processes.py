@@ -72,7 +72,7 @@ def codes_and_queue() -> dict[str, Tensor]:
     settings = ClusteringSettings(num_prototypes=5, embedding_dim=6, hidden_dim=4, queue_length=16, queue_start_epoch=0)
     clustering = OnlineClustering(4, settings, batch_size=8)
     clustering.normalise_prototypes()
-    result = {}
+    result: dict[str, Tensor] = {}
     for step in range(4):
         views = [own(F.normalize(random(8, 6, seed=10 * step + view), dim=1)) for view in range(2)]
         codes = clustering.codes(views, [clustering.score(view) for view in views], Progress(step, 4, 0))
