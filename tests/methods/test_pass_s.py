@@ -220,7 +220,8 @@ def test_exported_weights_load_strictly_into_timm(name: str) -> None:
     method.eval()
     plain.eval()
     with torch.no_grad():
-        torch.testing.assert_close(plain.forward_features(images), method.backbone(images)[-1])
+        features = plain.forward_features(images)  # type: ignore[operator]
+        torch.testing.assert_close(features, method.backbone(images)[-1])
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones() -> None:
