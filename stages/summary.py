@@ -1,5 +1,6 @@
 """What is checked before a run, and the table at its end."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from luss.data.imagenet_s import category_ids
 from luss.errors import LussError
 from luss.files import read_json
 from luss.settings import RunSettings
+from stages.base import stage_state
+from stages.console import duration
 from stages.manifest import EMBEDDED, data_layout
+from stages.registry import STAGES
 
 _NAMES = {
     "miou": "mIoU",
@@ -61,6 +65,28 @@ def settings_of_run(folder: Path) -> RunSettings:
     run = load_config(configs[-1])
     run.output = str(folder)
     return run
+
+
+def status_table(run: RunSettings, chosen: set[str], *, force: str | None = None) -> Table:
+    """The state of every stage; with `chosen` stages also what running them would do."""
+    folder = Path(run.output)
+    table = Table(title=str(folder), title_justify="left")
+    for heading in ("stage", "state", "progress or reason", "work", "changed"):
+        table.add_column(heading)
+    if chosen:
+        table.add_column("would")
+    upstream_runs = False
+    for name, stage in STAGES.items():
+        state = stage_state(stage, run, folder, STAGES)
+        age = f"{duration(time.time() - state.changed)} ago" if state.changed else ""
+        row = [name, state.kind, state.detail, duration(state.seconds) if state.seconds else "", age]
+        if chosen:
+            # A stage that runs gives its product a new identity, so those that need it follow.
+            runs = name in chosen and (state.kind != "done" or name == force or upstream_runs)
+            upstream_runs = upstream_runs or runs
+            row.append(("continue" if state.kind == "partial" else "run") if runs else "")
+        table.add_row(*row)
+    return table
 
 
 def print_results(runs: Sequence[RunSettings], console: Console) -> None:

@@ -1,0 +1,15 @@
+"""`luss config`: every setting of a configuration, resolved."""
+
+import argparse
+import sys
+
+from luss.config import load_config, to_yaml
+from stages.commands.base import config_arguments
+
+HELP = "print every setting, resolved"
+arguments = config_arguments
+
+
+def main(options: argparse.Namespace) -> None:
+    """Prints YAML."""
+    sys.stdout.write(to_yaml(load_config(options.config, options.words)))

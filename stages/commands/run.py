@@ -1,0 +1,42 @@
+"""`luss run`: every stage that is not done."""
+
+import argparse
+import sys
+
+from rich.console import Console
+
+from luss.config import load_config, to_yaml
+from stages.commands.base import config_arguments
+
+HELP = "run every stage that is not done"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.description = "Runs every stage that is not done; continues interrupted ones; moves results of other settings aside and runs those stages anew."
+    config_arguments(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--until", metavar="STAGE", help="the last stage to run")
+    which.add_argument("--only", metavar="STAGE", help="run this stage alone; what it needs must be done")
+    parser.add_argument("--force", metavar="STAGE", help="run this stage anew although it is done; later ones follow")
+    parser.add_argument("--dry-run", action="store_true", help="say what would run, and why; change nothing")
+    parser.add_argument("--print-config", action="store_true", help="print every setting, resolved; run nothing")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Checks, runs, and prints the results."""
+    run = load_config(options.config, options.words)
+    if options.print_config:
+        sys.stdout.write(to_yaml(run))
+        return
+    from stages.runner import run_stages, select
+    from stages.summary import preflight, print_results, status_table
+
+    console = Console()
+    chosen = select(until=options.until, only=options.only, force=options.force)
+    preflight(run, console)
+    if options.dry_run:
+        console.print(status_table(run, {stage.name for stage in chosen}, force=options.force))
+        return
+    run_stages(run, chosen, force=options.force, console=console)
+    print_results([run], console)
