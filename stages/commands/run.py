@@ -13,7 +13,10 @@ HELP = "run every stage that is not done"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.description = "Runs every stage that is not done; continues interrupted ones; moves results of other settings aside and runs those stages anew."
+    parser.description = (
+        "Runs every stage that is not done; continues interrupted ones; "
+        "moves results of other settings aside and runs those stages anew."
+    )
     config_arguments(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--until", metavar="STAGE", help="the last stage to run")
