@@ -1,9 +1,11 @@
 """Evaluating folders of files, on as many processes as wanted, or maps in memory."""
 
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from luss.benchmark.counts import Accumulator, Counts
@@ -19,11 +21,14 @@ from luss.benchmark.image import Attention, ImageCounter, Map
 from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.benchmark.matching import load_matching
 from luss.benchmark.metrics import MatchingChoice, Metrics, evaluate, fixed_matching
-from luss.benchmark.worker import CountTask
+from luss.benchmark.worker import CountTask, count_chunk, start_worker
 from luss.errors import LussError
 
 _CHUNK = 32
 """Images a worker counts before it reports: enough to hide the cost of the report."""
+
+IMAGES_A_WORKER = 32
+"""No process is started for fewer images: its start takes as long as counting some twenty of 500 x 375."""
 
 Item = tuple[Map, Map] | tuple[Map, Map, Attention]
 """Prediction, mask and, with thresholds, attention of one image."""
@@ -33,8 +38,8 @@ Progress = Callable[[int, int], None]
 
 
 def evaluate_folders(
-    predictions: Path,
-    masks: Path,
+    predictions: Path | str,
+    masks: Path | str,
     *,
     num_classes: int,
     matching: MatchingChoice | Path = "hungarian",
@@ -46,6 +51,14 @@ def evaluate_folders(
 ) -> Metrics:
     """Evaluates a folder of predictions against a folder of masks.
 
+    Example:
+        >>> import luss
+        >>> metrics = luss.evaluate("outputs/demo/predict/masks/validation", "shapes/validation-segmentation", num_classes=10)
+        >>> metrics.num_images
+        10
+        >>> 0 <= metrics.miou <= 100
+        True
+
     Args:
         predictions: `<category>/<name>.png`, RGB, cluster id = R + 256 G, of the masks' names and sizes.
         masks: `<category>/<name>.png`, RGB, category id = R + 256 G, 1000 where nothing counts.
@@ -54,7 +67,8 @@ def evaluate_folders(
         attention: Folder of `<category>/<name>.npy`, or any other source.
         thresholds: Attention thresholds to search, strictly ascending; without them 0.00, 0.01, ..., 0.80 when there is
             attention.
-        workers: Processes; 1 works in this one. More need the usual `if __name__ == "__main__"` in a script.
+        workers: At most so many processes, fewer for few images (`IMAGES_A_WORKER`); 1 works in this one. More need the
+            usual `if __name__ == "__main__"` in a script.
         allow_foreign_ids: Whether predictions may hold ids above C, see `ImageCounter`.
         progress: Told how far it is.
 
@@ -67,8 +81,8 @@ def evaluate_folders(
         matching = load_matching(matching, num_classes)
     fixed_matching(matching, num_classes)  # a wrong one is told now, not after counting
     counts = count_folders(
-        predictions,
-        masks,
+        Path(predictions),
+        Path(masks),
         num_classes=num_classes,
         attention=attention,
         thresholds=thresholds,
@@ -95,6 +109,8 @@ def count_folders(
     Every file is opened for its header first, so that most mistakes show at once; ids are checked while they are
     counted, which decodes each image once. Whatever shows when, the error lists the problems of all files.
     """
+    if workers < 1:
+        raise LussError(f"the number of workers must be at least 1, not {workers}")
     if isinstance(attention, Path):
         if not attention.is_dir():
             raise LussError(f"the folder of attention {attention} does not exist")
@@ -170,18 +186,33 @@ def count_maps(
 
 
 def _run(task: CountTask, pairs: list[Pair], workers: int) -> Iterator[tuple[list[Pair], tuple[Counts, list[str]]]]:
-    if workers < 1:
-        raise LussError(f"the number of workers must be at least 1, not {workers}")
+    workers = min(workers, max(1, len(pairs) // IMAGES_A_WORKER))
     size = max(1, min(_CHUNK, len(pairs) // (4 * workers)))
     chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    if workers == 1 or len(chunks) < 2:
+    if workers == 1:
         yield from ((chunk, task(chunk)) for chunk in chunks)
         return
     # "spawn": forking a process that has threads (torch, BLAS) can hang it.
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C reaches the whole process group: workers that died of it would leave the pool waiting.
-    ignore = (signal.SIGINT, signal.SIG_IGN)
-    with ProcessPoolExecutor(
-        min(workers, len(chunks)), mp_context=context, initializer=signal.signal, initargs=ignore
-    ) as pool:
-        yield from zip(chunks, pool.map(task, chunks), strict=True)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(task,))
+    try:
+        with _signals_blocked():
+            results = pool.map(count_chunk, chunks)
+        yield from zip(chunks, results, strict=True)
+    except BrokenProcessPool as error:
+        raise LussError(
+            "a worker process of the evaluation died, perhaps for want of memory: evaluate with fewer workers"
+        ) from error
+    finally:
+        # Whoever stops listening, by Ctrl-C or an error, does not wait for the chunks that nobody has begun.
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Ctrl-C and a scheduler's warning reach the whole process group: workers started in here inherit the mask and leave them to this process."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

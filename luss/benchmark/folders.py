@@ -40,8 +40,8 @@ class EvaluationInputError(LussError):
 class AttentionSource(Protocol):
     """Where the attention of an image comes from. Must pickle, for worker processes."""
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The (H, W) of an image's attention, without reading all of it.
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The (H, W) of an image's attention, without reading all of it; None where it is made at any size.
 
         Args:
             name: "category/name", without an ending.
@@ -51,8 +51,12 @@ class AttentionSource(Protocol):
         """
         ...
 
-    def read(self, name: str) -> NDArray[np.floating]:
-        """The (H, W) attention of an image.
+    def read(self, name: str, size: tuple[int, int]) -> NDArray[np.floating]:
+        """The attention of an image.
+
+        Args:
+            name: "category/name", without an ending.
+            size: (H, W) of the image's mask, which a source of any size returns.
 
         Raises:
             LussError: There is none, or it is damaged.
@@ -74,8 +78,8 @@ class AttentionFolder:
         """See `AttentionSource`."""
         return self._load(name, "r").shape
 
-    def read(self, name: str) -> NDArray[np.floating]:
-        """See `AttentionSource`."""
+    def read(self, name: str, size: tuple[int, int]) -> NDArray[np.floating]:
+        """See `AttentionSource`; as stored, whatever the size."""
         return self._load(name, None)
 
     def _load(self, name: str, mode: Any) -> NDArray[Any]:
@@ -148,7 +152,7 @@ def header_problems(pair: Pair, attention: AttentionSource | None) -> list[str]:
     return problems
 
 
-def _tell(problems: list[str], path: Path, read: Callable[[], tuple[int, ...]]) -> tuple[int, ...] | None:
+def _tell(problems: list[str], path: Path, read: Callable[[], tuple[int, ...] | None]) -> tuple[int, ...] | None:
     try:
         return read()
     except LussError as error:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from luss.errors import LussError
 from luss.files import read_json, write_json
@@ -31,6 +30,12 @@ def hungarian(cooccurrence: NDArray[np.integer], quality: NDArray[np.floating] |
     its solver meets first. With `quality` the choice among them is the one of the greatest total quality, which no
     renumbering of the clusters changes.
 
+    Example:
+        >>> import luss
+        >>> import numpy as np
+        >>> luss.hungarian(np.array([[1, 7], [5, 2]]))  # cluster 1 is category 2
+        {0: 0, 1: 2, 2: 1}
+
     Args:
         cooccurrence: (C, C) number of images that hold cluster i + 1 and category j + 1.
         quality: (C, C) in 0..1, by custom the IoU of cluster i + 1 and category j + 1.
@@ -44,6 +49,9 @@ def hungarian(cooccurrence: NDArray[np.integer], quality: NDArray[np.floating] |
     if quality is not None:
         # C pairs of quality below 1 weigh less than one image, so the number of images decides first.
         gain = gain + quality / (num_classes + 1)
+    # Imported here: SciPy takes longer to import than a worker process otherwise needs to start.
+    from scipy.optimize import linear_sum_assignment
+
     clusters, categories = linear_sum_assignment(gain, maximize=True)
     return {0: 0} | {int(i) + 1: int(j) + 1 for i, j in zip(clusters, categories, strict=True)}
 

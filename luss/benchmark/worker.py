@@ -3,6 +3,9 @@
 A module of its own with few imports, so that worker processes start fast.
 """
 
+import multiprocessing
+import os
+import threading
 from dataclasses import dataclass
 
 from luss.benchmark.counts import Accumulator, Counts
@@ -37,7 +40,8 @@ class CountTask:
         for pair in pairs:
             try:
                 prediction, mask = read_mask(pair.prediction), read_mask(pair.mask)
-                attention = None if self.attention is None else self.attention.read(pair.name)
+                size = (mask.shape[0], mask.shape[1])
+                attention = None if self.attention is None else self.attention.read(pair.name, size)
             except LussError as error:
                 problems.append(f"{pair.name}: {error}")
                 continue
@@ -46,3 +50,25 @@ class CountTask:
             if not problems and not self.check_only:
                 total.add(self.counter.count_checked(prediction, mask, attention))
         return total.total(), problems
+
+
+_task: list[CountTask] = []
+
+
+def start_worker(task: CountTask) -> None:
+    """Prepares a worker process: its task comes once, because opening a label file for every chunk would take longer than counting."""
+    _task[:] = [task]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is gone: workers of a killed evaluation would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def count_chunk(pairs: list[Pair]) -> tuple[Counts, list[str]]:
+    """The worker's task on a chunk of images."""
+    return _task[0](pairs)

@@ -13,9 +13,10 @@ def naive_boundary(labels):
     height, width = labels.shape
     d = max(1, round(0.03 * math.sqrt(height**2 + width**2)))
     marks = np.ones((height, width), bool)
-    for y in range(d, height - d):
-        for x in range(d, width - d):
-            marks[y, x] = (labels[y - d : y + d + 1, x - d : x + d + 1] != labels[y, x]).any()
+    side = 2 * d + 1
+    for y in range(d, height - d) if width >= side else ():
+        squares = np.lib.stride_tricks.sliding_window_view(labels[y - d : y + d + 1], side, axis=1)
+        marks[y, d : width - d] = (squares != labels[y, d : width - d, None]).any(axis=(0, 2))
     return marks
 
 

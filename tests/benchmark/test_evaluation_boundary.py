@@ -8,9 +8,9 @@ from luss.benchmark.boundary import boundary, boundary_distance
 
 
 @given(
-    height=st.integers(1, 60),
-    width=st.integers(1, 60),
-    block=st.integers(1, 30),
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    block=st.integers(1, 150),
     seed=st.integers(0, 10_000),
 )
 @settings(max_examples=60, deadline=None)

@@ -1,7 +1,13 @@
+import os
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import luss.benchmark.evaluator as evaluator
 import luss.benchmark.worker as worker
 from luss.benchmark.evaluator import count_folders, evaluate_folders, evaluate_maps
 from luss.benchmark.folders import EvaluationInputError
@@ -27,6 +33,27 @@ def folders(tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def in_two_processes(monkeypatch):
+    """Workers also for a handful of images."""
+    monkeypatch.setattr(evaluator, "IMAGES_A_WORKER", 1)
+
+
+class Deadly:
+    """Attention whose reader dies in a worker process."""
+
+    def __init__(self):
+        self.parent = os.getpid()
+
+    def shape(self, name):
+        return None
+
+    def read(self, name, size):
+        if os.getpid() != self.parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.ones(size, np.float32)
+
+
 def run(folders, **options):
     return evaluate_folders(folders / "predictions", folders / "masks", **{"num_classes": 300, **options})
 
@@ -46,7 +73,7 @@ def test_folders_give_the_metrics_of_the_maps_in_them(folders):
     assert run(folders) == evaluate_maps(maps, num_classes=300)
 
 
-def test_two_processes_give_what_one_gives(folders):
+def test_two_processes_give_what_one_gives(folders, in_two_processes):
     options = {"num_classes": 300, "attention": folders / "attention", "thresholds": THRESHOLDS}
     one = count_folders(folders / "predictions", folders / "masks", **options, workers=1)
     two = count_folders(folders / "predictions", folders / "masks", **options, workers=2)
@@ -70,6 +97,7 @@ def test_all_problems_of_all_files_are_told_at_once(folders):
     shape = read_mask(masks / "n0/image.4.png").shape
     write_mask(predictions / "n0/image.4.png", np.full(shape, 301))
     write_mask(masks / "n1/image.5.png", np.full(read_mask(masks / "n1/image.5.png").shape, 999))
+    Image.new("RGB", read_mask(masks / "n0/image.6.png").shape[::-1], "blue").save(masks / "n0/image.6.png")
     said = problems_of(folders)
     for name, fault in [
         ("n0/image.0.png", "missing"),
@@ -79,9 +107,10 @@ def test_all_problems_of_all_files_are_told_at_once(folders):
         ("n1/image.3.png", "cannot be read"),
         ("n0/image.4", "prediction holds ids outside 0..300: 301"),
         ("n1/image.5", "mask holds ids outside 0..300: 999"),
+        ("n0/image.6", "blue channel"),
     ]:
         assert any(name in line and fault in line for line in said.splitlines()), (name, fault, said)
-    assert len(said.splitlines()) == 7
+    assert len(said.splitlines()) == 8
 
 
 def test_ids_out_of_range_alone_stop_the_evaluation(folders):
@@ -91,7 +120,48 @@ def test_ids_out_of_range_alone_stop_the_evaluation(folders):
     assert run(folders, allow_foreign_ids=True).num_images == 10
 
 
-def test_problems_found_in_another_process_are_told_the_same(folders):
+def test_a_worker_that_dies_is_told_with_a_remedy(folders, in_two_processes):
+    with pytest.raises(LussError, match="fewer workers"):
+        run(folders, attention=Deadly(), thresholds=(0.5,), workers=2)
+
+
+WAITING = """
+import signal, sys
+from pathlib import Path
+import luss.benchmark.evaluator as evaluator
+
+class Waiting:
+    def shape(self, name):
+        return None
+
+    def read(self, name, size):
+        print("reading", flush=True)
+        signal.pause()
+
+if __name__ == "__main__":
+    evaluator.IMAGES_A_WORKER = 1
+    folder = Path(sys.argv[1])
+    evaluator.evaluate_folders(folder / "predictions", folder / "masks", num_classes=300, attention=Waiting(), workers=2)
+"""
+
+
+def test_a_killed_evaluation_leaves_no_worker_behind(folders):
+    (folders / "waiting.py").write_text(WAITING)
+    process = subprocess.Popen(
+        [sys.executable, folders / "waiting.py", folders], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with process:
+        assert process.stdout.readline() == b"reading\n"
+        process.kill()
+        # The pipe ends when the last process that can write to it has ended.
+        assert process.communicate(timeout=60)[0] in (b"", b"reading\n")
+
+
+def test_no_process_is_started_for_a_handful_of_images(folders):
+    assert run(folders, attention=Deadly(), thresholds=(0.5,), workers=8).num_images == 10
+
+
+def test_problems_found_in_another_process_are_told_the_same(folders, in_two_processes):
     for index in (1, 8):
         path = folders / f"predictions/n{index % 2}/image.{index}.png"
         write_mask(path, np.full(read_mask(path).shape, 301))
@@ -145,6 +215,12 @@ def test_progress_ends_with_all_images(folders):
     run(folders, progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1] == (10, 10)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_number_of_workers_below_one_is_told_before_any_file_is_read(tmp_path, workers):
+    with pytest.raises(LussError, match="number of workers"):
+        run(tmp_path, workers=workers)
 
 
 @pytest.mark.parametrize(("missing", "word"), [("predictions", "predictions"), ("masks", "masks")])

@@ -22,7 +22,7 @@ def make_items(seed, num_images, largest, ids, extra=()):
     items = []
     for _ in range(num_images):
         height, width = generator.integers(1, largest + 1, 2)
-        block = int(generator.integers(1, 20))
+        block = int(generator.integers(1, max(20, largest // 3)))
         shape = (height // block + 1, width // block + 1)
         maps = []
         for values in ([0, *ids, *extra], [0, *ids]):
@@ -61,7 +61,7 @@ def assert_equal_metrics(metrics, expected):
                 assert found["groups"][kind][group] == pytest.approx(value, abs=1e-7), (kind, group)
 
 
-@given(st.integers(0, 10_000), st.integers(1, 5), st.sampled_from([4, 25, 60]))
+@given(st.integers(0, 10_000), st.integers(1, 4), st.sampled_from([4, 25, 60, 300]))
 @settings(max_examples=40, deadline=None)
 def test_unmatched_metrics_equal_the_definitions_pixel_by_pixel(seed, num_images, largest):
     items = make_items(seed, num_images, largest, [1, 2, 3])
@@ -158,6 +158,25 @@ def test_perfect_predictions_give_a_hundred_everywhere():
     numbers = [metrics.miou, metrics.image_accuracy, metrics.f_measure, *metrics.ious]
     numbers += [value for value in metrics.groups["miou"].values() if value is not None]
     assert numbers == pytest.approx([100.0] * len(numbers))
+
+
+@given(st.integers(0, 10_000), st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_perfect_predictions_under_other_numbers_give_a_hundred_in_every_metric(seed, num_classes):
+    generator = np.random.default_rng(seed)
+    order = np.array([0, *generator.permutation(num_classes) + 1], np.uint16)
+    masks = []
+    for category in range(1, num_classes + 1):
+        mask = np.zeros(generator.integers(2, 50, 2), np.uint16)
+        # Background is left in the first row, foreground touches the other borders.
+        mask[1:][generator.random(mask[1:].shape) < 0.8] = category
+        mask[-1, -1] = category
+        masks.append(mask)
+    metrics = evaluate_maps([(order[mask], mask) for mask in masks], num_classes=num_classes)
+    numbers = [metrics.miou, metrics.boundary_miou, metrics.image_accuracy, metrics.f_measure, *metrics.ious]
+    numbers += [value for group in metrics.groups.values() for value in group.values() if value is not None]
+    assert numbers == pytest.approx([100.0] * len(numbers))
+    assert {order[category]: category for category in range(num_classes + 1)} == metrics.matching
 
 
 def test_a_prediction_without_any_foreground_is_wrong_and_scores_background_only():

@@ -1,0 +1,209 @@
+"""Baselines of a run: what its numbers are worth. Products, in `baselines/` of the run:
+
+metrics.json                  every baseline: its title, whether it uses ground truth, what it was made from, metrics a split
+clusters-<split>-<id>.npy     the cluster of every image of a split
+untrained/, weights/          whole runs of the same stages over other backbones
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from luss.benchmark.baselines import NEED_CLUSTERS, ORACLE_BOX, TITLES, count_baselines
+from luss.benchmark.counts import Counts
+from luss.benchmark.image import Map
+from luss.data.imagenet_s import read_mask
+from luss.data.manifest import Manifest
+from luss.data.resized import cropped_batches, normalise
+from luss.errors import LussError
+from luss.files import read_json, replacing, write_json
+from luss.predict import MaskNames
+from luss.settings import RunSettings
+from luss.training.precision import Precision
+from stages.base import DONE, StageContext, check_needs, stage_state
+from stages.evaluate import evaluate_splits
+from stages.extract_features import attended
+from stages.manifest import data_layout, listed_split, num_classes
+from stages.registry import STAGES
+
+FOLDER = "baselines"
+UNTRAINED, WEIGHTS = "untrained", "weights"
+NAMES = (*TITLES, UNTRAINED, WEIGHTS)
+"""All baselines, in the order of the table."""
+
+# Raised when the meaning of a simple baseline changes.
+_VERSION = 1
+
+
+def evaluated_splits(run: RunSettings) -> list[str]:
+    """The splits that the run is evaluated on.
+
+    Raises:
+        LussError: None of them has masks.
+    """
+    layout = data_layout(run.data)
+    splits = [split for split in run.data.evaluate if split in layout.masks]
+    if not splits:
+        wanted = ", ".join(f"{split}-segmentation" for split in run.data.evaluate)
+        raise LussError(
+            f"baselines need masks to be compared with, and {layout.root} has none for data.evaluate (looked for {wanted})"
+        )
+    return splits
+
+
+def measure_simple(context: StageContext, names: Sequence[str]) -> None:
+    """Measures those simple baselines that are not up to date, all of a split in one pass over its masks.
+
+    The matching is found on the first split and applied to the others, as the run itself does; the oracle needs none.
+
+    Args:
+        context: Of the run; its folder is that of the baselines.
+        names: Keys of `TITLES`.
+
+    Raises:
+        LussError: A stage they need is not done, or a mask cannot be read.
+        Interrupted: A stop was asked for; what was measured is on disk.
+    """
+    run = context.run
+    names = [name for name in names if not _is_current(run, name, _entries(context.folder).get(name))]
+    if not names:
+        return
+    check_needs(FOLDER, _needs(names), run, context.run_folder, STAGES)
+    counts: dict[str, dict[str, Counts]] = {name: {} for name in names}
+    for split in evaluated_splits(run):
+        items = _items(context, split, with_clusters=any(name in NEED_CLUSTERS for name in names))
+        for name, found in count_baselines(items, names, num_classes=num_classes(run, data_layout(run.data))).items():
+            counts[name][split] = found
+    for name in names:
+        metrics = evaluate_splits(counts[name], "identity" if name == ORACLE_BOX else run.evaluate.matching)  # type: ignore[arg-type]
+        splits = {split: each.to_json() for split, each in metrics.items()}
+        _record(context.folder, name, {"title": TITLES[name], "inputs": _inputs(run, name), "splits": splits})
+
+
+def sub_run(run: RunSettings, name: str, weights: str = "random") -> RunSettings:
+    """The settings of a whole run over another backbone, trained no further.
+
+    Args:
+        run: The run that is compared with.
+        name: `UNTRAINED` or `WEIGHTS`.
+        weights: As `pretrain.backbone.weights`.
+    """
+    other = copy.deepcopy(run)
+    other.name, other.output = f"{run.name}-{name}", str(Path(run.output) / FOLDER / name)
+    other.protocols = ["unsupervised"]
+    other.pretrain.epochs, other.pretrain.backbone.weights = 0, weights
+    return other
+
+
+def record_sub_run(run: RunSettings, name: str, weights: str = "random") -> None:
+    """Takes the metrics of a finished `sub_run` over into those of the baselines."""
+    other = sub_run(run, name, weights)
+    splits = read_json(Path(other.output) / "evaluate" / "metrics.json")["splits"]
+    title = "untrained backbone" if name == UNTRAINED else f"backbone with the weights {weights}, not trained further"
+    entry = {"title": title, "inputs": {"weights": weights}, "splits": splits}
+    _record(Path(run.output) / FOLDER, name, entry)
+
+
+def baseline_rows(run: RunSettings) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Title, split and metrics of the baselines that belong to the run as it is now."""
+    entries = _entries(Path(run.output) / FOLDER)
+    for name in NAMES:
+        entry = entries.get(name)
+        if entry is not None and _is_current(run, name, entry):
+            yield from ((entry["title"], split, values) for split, values in entry["splits"].items())
+
+
+def _items(context: StageContext, split: str, *, with_clusters: bool) -> Iterator[tuple[str, Map, int]]:
+    """Mask and cluster of every image of a split."""
+    masks = data_layout(context.run.data).masks[split]
+    manifest = listed_split(context.run, context.run_folder, split, stop=context.stop, message=context.reporter.message)
+    clusters = _image_clusters(context, manifest, split) if with_clusters else np.zeros(len(manifest), np.int32)
+    names = MaskNames(manifest)
+    context.reporter.start("mask", len(manifest), 0)
+    for index in range(len(manifest)):
+        context.stop.check()
+        yield names[index], read_mask(masks / names[index]), int(clusters[index])
+        context.reporter.advance(index + 1)
+
+
+def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> NDArray[np.int32]:
+    """(N,) the cluster 1..C nearest to each image's pooled vector, by cosine; 0 for an image that cannot be read.
+
+    The vectors are those of stage extract_features. A run that clusters layout descriptors has as centroids the mean vectors of
+    its clusters, and an image's cluster is then an estimate.
+    """
+    path = context.folder / f"clusters-{split}-{_identity(context.run_folder, 'cluster')}.npy"
+    if path.is_file():
+        return np.asarray(np.load(path, allow_pickle=False), np.int32)
+    settings, network = context.run.extract_features, attended(context)
+    centroids = torch.from_numpy(np.load(context.of("cluster") / "centroids.npy", allow_pickle=False))
+    centroids = F.normalize(centroids.float(), dim=1).to(context.device)
+    precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
+    clusters = np.zeros(len(manifest), np.int32)
+    done = 0
+    context.reporter.start("image", len(manifest), 0)
+    for batch in cropped_batches(
+        manifest,
+        range(len(manifest)),
+        resize=settings.resize,
+        crop=settings.crop,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        max_pixels=context.run.data.max_pixels,
+    ):
+        context.stop.check()
+        for _, unreadable, reason in batch.unreadable:
+            context.skipped.add(Path(unreadable), reason)
+        if batch.indices:
+            images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
+            with precision.autocast():
+                vectors = network.vectors(images, published=settings.published)
+            clusters[np.array(batch.indices)] = (vectors.float() @ centroids.T).argmax(dim=1).cpu().numpy() + 1
+        done += len(batch.indices) + len(batch.unreadable)
+        context.reporter.advance(done)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, clusters, allow_pickle=False)
+    return clusters
+
+
+def _needs(names: Sequence[str]) -> tuple[str, ...]:
+    clustered = ("pretrain", "pixel_attention", "cluster") if any(name in NEED_CLUSTERS for name in names) else ()
+    return ("manifest", *clustered)
+
+
+def _inputs(run: RunSettings, name: str) -> dict[str, Any]:
+    """What a simple baseline is made from: when it differs, the numbers are those of something else."""
+    needs = {need: _identity(Path(run.output), need) for need in _needs([name])}
+    return {"version": _VERSION, "splits": evaluated_splits(run), "matching": run.evaluate.matching, **needs}
+
+
+def _is_current(run: RunSettings, name: str, entry: dict[str, Any] | None) -> bool:
+    if entry is None:
+        return False
+    try:
+        if name in TITLES:
+            return bool(entry["inputs"] == _inputs(run, name))
+        other = sub_run(run, name, entry["inputs"]["weights"])
+        return stage_state(STAGES["evaluate"], other, Path(other.output), STAGES).kind == "done"
+    except LussError:  # the data has moved, or a stage was undone
+        return False
+
+
+def _identity(run_folder: Path, stage: str) -> str:
+    return str(read_json(run_folder / stage / DONE)["id"])
+
+
+def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / "metrics.json"
+    return dict(read_json(path)["baselines"]) if path.is_file() else {}
+
+
+def _record(folder: Path, name: str, entry: dict[str, Any]) -> None:
+    entries = {**_entries(folder), name: {"uses_ground_truth": name == ORACLE_BOX, **entry}}
+    write_json(folder / "metrics.json", {"baselines": {each: entries[each] for each in NAMES if each in entries}})

@@ -1,0 +1,96 @@
+"""`luss baselines`: what a run's numbers are worth."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from luss.errors import LussError
+from stages.commands.base import run_argument
+
+if TYPE_CHECKING:
+    from luss.settings import RunSettings
+
+HELP = "evaluate simple baselines beside a finished run"
+
+_EPILOG = """baselines:
+  background     everything background
+  centred_box    the image's own cluster in a centred box of half the image's area
+  whole_image    the image's own cluster everywhere
+  oracle_box     the true category in the centred box: uses ground truth, a yardstick and no competitor
+  untrained      every stage of the run over an untrained backbone
+  weights        every stage of the run over the backbone with the weights of --weights, not trained further
+
+Results: RUN/baselines/metrics.json, and beside the run's own in its table. The last two are runs of their own in
+RUN/baselines: stopped ones continue, finished ones are not repeated.
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    run_argument(parser)
+    parser.add_argument("--weights", metavar="timm|FILE", help="weights of the backbone for the baseline `weights`")
+    parser.add_argument("--only", metavar="NAME", help="measure this baseline alone")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measures what is missing and prints the table."""
+    weights = _checked_weights(options.weights)
+    from stages.baselines import NAMES, UNTRAINED, WEIGHTS, evaluated_splits, record_sub_run, sub_run
+    from stages.runner import run_stages, select
+    from stages.summary import print_results, settings_of_run
+
+    if options.only is not None and options.only not in NAMES:
+        raise LussError(f"there is no baseline {options.only!r}: the baselines are {', '.join(NAMES)}")
+    if options.only == WEIGHTS and weights is None:
+        raise LussError("the baseline weights needs --weights timm or --weights FILE")
+    console = Console()
+    run = settings_of_run(options.run)
+    evaluated_splits(run)
+    chosen = NAMES if options.only is None else (options.only,)
+    _measure_simple(run, [name for name in chosen if name not in (UNTRAINED, WEIGHTS)], console)
+    for name, own in ((UNTRAINED, "random"), (WEIGHTS, weights)):
+        if name not in chosen:
+            continue
+        if own is None:
+            console.print(f"{name}: left out, it needs --weights timm or --weights FILE", highlight=False)
+            continue
+        console.rule(f"the same stages over a backbone with {own} weights")
+        other = sub_run(run, name, own)
+        run_stages(other, select(other), console=console)
+        record_sub_run(run, name, own)
+    print_results([run], console)
+
+
+def _checked_weights(weights: str | None) -> str | None:
+    if weights is None or weights == "timm":
+        return weights
+    if not Path(weights).is_file():
+        raise LussError(f"--weights {weights} is no file, and not the word timm")
+    return str(Path(weights).resolve())
+
+
+def _measure_simple(run: "RunSettings", names: list[str], console: Console) -> None:
+    from luss.data.skipped import SkippedFiles
+    from luss.device import resolve_device
+    from stages.base import PROGRESS, StageContext
+    from stages.baselines import FOLDER, measure_simple
+    from stages.console import ConsoleReporter
+    from stages.lock import run_lock
+    from stages.runner import stop_on_signals
+
+    if not names:
+        return
+    folder = Path(run.output) / FOLDER
+    with run_lock(folder), stop_on_signals() as stop:
+        reporter = ConsoleReporter(FOLDER, folder, console=console)
+        skipped = SkippedFiles(folder / "skipped.csv")
+        context = StageContext(run, Path(run.output), folder, resolve_device(run.device), reporter, stop, skipped)
+        try:
+            measure_simple(context, names)
+        finally:
+            reporter.close()
+            (folder / PROGRESS).unlink(missing_ok=True)
