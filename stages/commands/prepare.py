@@ -1,0 +1,192 @@
+"""`luss prepare`: data sets in the layout that `luss` reads."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from luss.errors import LussError
+
+if TYPE_CHECKING:
+    from luss.data.imagenet_s_build import Built, Missing
+
+HELP = "build a data set: ImageNet-S from ImageNet and the published annotations"
+
+_SHOWN = 20
+_EPILOG = """exit code 0: everything is there and every number is the published one; 2: something is missing or differs (what could be
+built is built; the same command completes it)"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    sets = parser.add_subparsers(dest="data_set", required=True, metavar="DATA_SET")
+    one = sets.add_parser(
+        "imagenet-s",
+        help="ImageNet-S-50, -300 and -919 from ImageNet and the published annotations",
+        description="ImageNet-S-50, -300 and -919 from ImageNet and the published annotations. Makes only what is missing.",
+        epilog=_EPILOG,
+    )
+    one.add_argument("--imagenet", required=True, type=Path, metavar="DIR", help="holds train/<wnid>/ and val/")
+    one.add_argument(
+        "--annotations",
+        required=True,
+        type=Path,
+        metavar="DIR_OR_ZIP",
+        help="a release archive (ImageNetS50-*.zip), its unpacked folder, or a folder of several",
+    )
+    one.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets ImageNetS50 and so on")
+    one.add_argument(
+        "--lists",
+        type=Path,
+        metavar="DIR",
+        help="the toolkit's folder data: names the test images, which have no public masks",
+    )
+    one.add_argument(
+        "--sets",
+        nargs="+",
+        type=int,
+        choices=[50, 300, 919],
+        metavar="N",
+        help="50, 300, 919; default: those of the archive",
+    )
+    kind = one.add_mutually_exclusive_group()
+    kind.add_argument("--link", dest="copy", action="store_false", help="links to ImageNet's files (default)")
+    kind.add_argument("--copy", dest="copy", action="store_true", help="copies: about 130 GB for 919")
+    one.set_defaults(copy=False)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Builds the sets one by one; ends with an error when something is missing or differs from the published numbers."""
+    from luss.data.imagenet_s_build import build_set
+    from luss.data.imagenet_s_build_archive import open_annotations
+    from luss.data.imagenet_s_build_sources import ImageNet, Lists
+    from stages.lock import run_lock
+
+    console = Console()
+    imagenet = ImageNet.open(options.imagenet)
+    lists = None if options.lists is None else Lists.open(options.lists)
+    with run_lock(options.out), MissingFile(options.out / "missing.txt") as missing:
+        with _shown(console, "unpacking") as shown:
+            found = open_annotations(
+                options.annotations,
+                options.out / "annotations",
+                on_progress=lambda done, total: shown("annotations", done, total),
+            )
+        absent = [number for number in options.sets or [] if number not in found]
+        if absent:
+            raise LussError(
+                f"{options.annotations} holds the sets {', '.join(map(str, found))}, not {absent[0]}: see --sets"
+            )
+        built: list[Built] = []
+        for number in options.sets or found:
+            with _shown(console, f"ImageNetS{number}") as shown:
+                built.append(
+                    build_set(
+                        number,
+                        found[number],
+                        imagenet,
+                        options.out,
+                        copy=options.copy,
+                        lists=lists,
+                        on_missing=missing.add,
+                        on_progress=shown,
+                    )
+                )
+        missing.finish()
+    _report(console, built, missing)
+
+
+def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> None:
+    table = Table(title="numbers of images", title_justify="left")
+    for heading, side in (("set", "left"), ("what", "left"), ("published", "right"), ("found", "right"), ("", "left")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for one in built:
+        for count in one.counts:
+            same = count.expected == count.found
+            table.add_row(one.name, count.what, f"{count.expected:,}", f"{count.found:,}", "" if same else "differs")
+    console.print(table)
+    for one in built:
+        kind = f"{one.num_made} files made now" if one.num_made else "nothing was to be done"
+        for line in (f"{one.name}: {kind}; data.root={one.folder}", *one.notes):
+            console.print(line, highlight=False, soft_wrap=True)
+    if missing.count:
+        console.print(
+            f"missing, the first {len(missing.first)} of {missing.count}; all are in {missing.path}:", soft_wrap=True
+        )
+        for line in missing.first:
+            console.print(f"  {line}", highlight=False, soft_wrap=True)
+    unlike = [one.name for one in built if not one.as_published]
+    if unlike:
+        reasons = [f"{missing.count} files or folders are missing"] if missing.count else []
+        if any(count.expected != count.found for one in built for count in one.counts):
+            reasons.append("numbers differ from the published ones")
+        raise LussError(
+            f"{', '.join(unlike)}: {' and '.join(reasons)}; what could be built is there. Results on it cannot be compared with "
+            "published ones: complete the source and run the same command again"
+        )
+
+
+class MissingFile:
+    """Writes what is missing to a file as it is found: it may be much. Used by `with`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self.first: list[str] = []
+
+    def __enter__(self) -> "MissingFile":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = self.path.with_name(f".{self.path.name}.partial")
+        self._file = open(self._temporary, "w", encoding="utf-8")
+        return self
+
+    def add(self, missing: "Missing") -> None:
+        """Keeps one; the first ones also for the screen."""
+        line = f"{missing.data_set}/{missing.split}/{missing.name}\t{missing.reason}"
+        self._file.write(line + "\n")
+        self.count += 1
+        if len(self.first) < _SHOWN:
+            self.first.append(line.replace("\t", ": "))
+
+    def finish(self) -> None:
+        """Gives the list its name; where nothing is missing, an older one goes."""
+        self._file.close()
+        if self.count:
+            self._temporary.replace(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+class _shown:
+    """Progress on the screen: a bar on a terminal, else a line when a part is done. Used by `with`."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self._console, self._title = console, title
+        self._bar = Progress(console=console, transient=True) if console.is_terminal else None
+        self._tasks: dict[str, Callable[[int], None]] = {}
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        if self._bar is not None:
+            self._bar.start()
+        return self.show
+
+    def show(self, part: str, done: int, total: int) -> None:
+        if self._bar is not None:
+            if part not in self._tasks:
+                task = self._bar.add_task(f"{self._title} {part}", total=total)
+                self._tasks[part] = lambda number: self._bar.update(task, completed=number) if self._bar else None
+            self._tasks[part](done)
+        elif done == total:
+            self._console.print(f"{self._title}: {part}", highlight=False)
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
