@@ -1,47 +1,81 @@
 """Stage 4: k-means over the feature vectors finds the categories."""
 
+import contextlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luss.clustering.agreement import clustering_accuracy, normalized_mutual_information
-from luss.clustering.kmeans import Progress, kmeans
+from luss.clustering.kmeans import KMeansResult, Progress, kmeans
+from luss.clustering.source import Share
 from luss.data.manifest import Manifest
 from luss.features.layout import NUM_ORIENTATIONS, reduce_descriptors
 from luss.features.store import FeatureStore
-from luss.files import read_json, replacing, write_json
+from luss.files import read_json, replacing, write_json, write_text
+from luss.reduce import LocalReduce, Reduce, TorchReduce, in_step
 from luss.settings import RunSettings
+from luss.training import distributed
 from stages.base import CHECKPOINTS, Stage, StageContext
 from stages.command import stage_main
 from stages.manifest import EMBEDDED, data_layout, train_manifest
 
+_CHUNK = 65536
+
 
 class Cluster(Stage):
-    """Products: `centroids.npy` (C x L), `assignments.npy` (N, 0-based), `cluster.json`."""
+    """Products: `centroids.npy` (C x L), `assignments.npy` (N, 0-based), `cluster.json`.
+
+    Several processes (torchrun) each read the feature shards of their own share; centroids are the sums of all.
+    """
 
     name = "cluster"
     version = 1
     needs = ("manifest", "extract_features")
     seeded = True
+    distributed = True
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Runs every restart that is missing and keeps the best one."""
-        settings, manifest = context.run.cluster, train_manifest(context)
+        settings = context.run.cluster
+        reduce = TorchReduce(str(context.device)) if distributed.world_size() > 1 else LocalReduce()
         vectors = FeatureStore.open(context.of("extract_features") / "features")
-        store = self.described(context) if settings.layout_dim else vectors
+        share = vectors.share(reduce.rank, reduce.world_size)
+        store = self.described(context, reduce) if settings.layout_dim else vectors
+        result = self.clustered(context, Share(store, share), reduce)
+        assignments = write_assignments(context.folder, result.assignments, len(vectors), reduce)
+        centroids = result.centroids
+        if settings.layout_dim:
+            centroids = mean_vectors(Share(vectors, share), result.assignments, settings.num_clusters, reduce)
+        if reduce.rank > 0:
+            return {}
+        with replacing(context.folder / "centroids.npy") as temporary, open(temporary, "wb") as file:
+            np.save(file, centroids)
+        return write_figures(context, result, agreement(context.run, train_manifest(context), assignments))
+
+    def clustered(self, context: StageContext, rows: Share, reduce: Reduce) -> KMeansResult:
+        """k-means over the rows of all processes, continued from its checkpoint."""
+        settings = context.run.cluster
         total = settings.num_restarts * settings.num_iterations
         context.reporter.start("iteration", total, 0)
 
+        first = True
+
         def report(progress: Progress) -> None:
+            nonlocal first
+            if first and reduce.rank == 0:
+                forget_from(context.folder / "metrics.jsonl", (progress.restart, progress.iteration))
+            first = False
             done = progress.restart * settings.num_iterations + progress.iteration
             context.reporter.advance(min(done, total), objective=progress.objective)
             context.reporter.metrics(
                 {"restart": progress.restart, "iteration": progress.iteration, "objective": progress.objective}
             )
 
-        result = kmeans(
-            store,
+        return kmeans(
+            rows,
             settings.num_clusters,
             engine=settings.engine,  # type: ignore[arg-type]
             metric=settings.metric,  # type: ignore[arg-type]
@@ -53,37 +87,10 @@ class Cluster(Stage):
             checkpoint=context.folder / CHECKPOINTS / "kmeans.npz",
             should_stop=lambda: bool(context.stop),
             on_iteration=report,
+            reduce=reduce,
         )
-        centroids = (
-            mean_vectors(vectors, result.assignments, settings.num_clusters)
-            if settings.layout_dim
-            else result.centroids
-        )
-        for name, array in (("centroids", centroids), ("assignments", result.assignments)):
-            with replacing(context.folder / f"{name}.npy") as temporary, open(temporary, "wb") as file:
-                np.save(file, array)
-        sizes = result.cluster_sizes
-        figures: dict[str, Any] = {
-            "objective": result.objective,
-            "smallest": int(sizes.min()),
-            "largest": int(sizes.max()),
-            **agreement(context.run, manifest, result.assignments),
-        }
-        write_json(
-            context.folder / "cluster.json",
-            {
-                **figures,
-                "objectives": list(result.objectives),
-                "cluster_sizes": sizes.tolist(),
-                "engine": result.engine,
-                "library_version": result.library_version,
-                "threads": result.threads,
-                "seed": context.run.seed,
-            },
-        )
-        return figures
 
-    def described(self, context: StageContext) -> FeatureStore:
+    def described(self, context: StageContext, reduce: Reduce) -> FeatureStore:
         """The reduced layout descriptors."""
         settings, extraction = context.run.cluster, context.run.extract_features
         backbone = read_json(context.of("pretrain") / "backbone.json")
@@ -97,18 +104,96 @@ class Cluster(Stage):
             dim=settings.layout_dim,
             whitening=settings.whitening,
             check=context.stop.check,
+            reduce=reduce,
         )
 
 
+def write_assignments(folder: Path, own: NDArray[np.int32], num_rows: int, reduce: Reduce) -> NDArray[np.integer[Any]]:
+    """Writes `assignments.npy`: each process its part, which process 0 joins.
+
+    Args:
+        folder: The stage's folder.
+        own: (n,) clusters of this process's rows.
+        num_rows: Rows of all processes.
+        reduce: The processes.
+
+    Returns:
+        (num_rows,) clusters of all rows, mapped from the file; on other processes than 0 only `own`.
+    """
+    path = folder / "assignments.npy"
+    parts = [folder / CHECKPOINTS / f"assignments-{rank:05d}.npy" for rank in range(reduce.world_size)]
+    with in_step(reduce), replacing(parts[reduce.rank]) as temporary, open(temporary, "wb") as file:
+        np.save(file, own)
+    if reduce.rank > 0:
+        return own
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        # Not through a memory map: on a full disk that kills the process.
+        shape = {"descr": "<i4", "fortran_order": False, "shape": (num_rows,)}
+        np.lib.format.write_array_header_1_0(file, shape)
+        for part in parts:
+            file.write(np.load(part, allow_pickle=False).data)
+    assignments: NDArray[np.integer[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return assignments
+
+
+def forget_from(path: Path, position: tuple[int, int]) -> None:
+    """Drops the lines of a log that were written after the checkpoint that is continued: those from a restart and iteration on."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        # A kill cuts the last line off.
+        with contextlib.suppress(ValueError, KeyError):
+            values = json.loads(line)
+            if (values["restart"], values["iteration"]) < position:
+                kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
 def mean_vectors(
-    vectors: FeatureStore, assignments: NDArray[np.integer[Any]], num_clusters: int
+    vectors: Share, assignments: NDArray[np.integer[Any]], num_clusters: int, reduce: Reduce
 ) -> NDArray[np.float32]:
-    """(C, L) mean attention-pooled vector of each cluster: what positions are compared with when clusters come from descriptors."""
+    """The mean attention-pooled vector of each cluster: what positions are compared with when clusters come from descriptors.
+
+    Args:
+        vectors: (n, L) of this process.
+        assignments: (n,) their clusters.
+        num_clusters: C.
+        reduce: The processes.
+
+    Returns:
+        (C, L) means over the rows of all processes; 0 for an empty cluster.
+    """
     total = np.zeros((num_clusters, vectors.dim))
-    for start, rows in vectors.chunks(65536):
-        np.add.at(total, assignments[start : start + len(rows)], rows)
-    counts = np.bincount(assignments, minlength=num_clusters)
-    return (total / np.maximum(counts, 1)[:, None]).astype(np.float32)
+    with in_step(reduce):
+        for start, rows in vectors.chunks(_CHUNK):
+            np.add.at(total, assignments[start : start + len(rows)], rows)
+    counts = reduce.sum(np.bincount(assignments, minlength=num_clusters).astype(np.float64))
+    return (reduce.sum(total) / np.maximum(counts, 1)[:, None]).astype(np.float32)
+
+
+def write_figures(context: StageContext, result: KMeansResult, agreed: dict[str, float]) -> dict[str, Any]:
+    """Writes `cluster.json`; returns the figures for the screen."""
+    sizes = result.cluster_sizes
+    figures: dict[str, Any] = {
+        "objective": result.objective,
+        "smallest": int(sizes.min()),
+        "largest": int(sizes.max()),
+        **agreed,
+    }
+    write_json(
+        context.folder / "cluster.json",
+        {
+            **figures,
+            "objectives": list(result.objectives),
+            "cluster_sizes": sizes.tolist(),
+            "engine": result.engine,
+            "library_version": result.library_version,
+            "threads": result.threads,
+            "seed": context.run.seed,
+        },
+    )
+    return figures
 
 
 def agreement(run: RunSettings, manifest: Manifest, assignments: Any) -> dict[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.files import replacing
+from luss.reduce import Reduce
 
 
 @dataclass
@@ -101,3 +102,29 @@ class CheckpointFile:
             return LloydState()
         num_begun = len(state.objectives) + (state.centroids is not None)
         return state if recorded == self._settings and num_begun <= num_restarts else LloydState()
+
+
+def shared_state(state: LloydState, reduce: Reduce, shape: tuple[int, int]) -> LloydState:
+    """The state of process 0 on all processes; the others' does not matter.
+
+    Args:
+        state: What this process has.
+        reduce: The processes.
+        shape: (K, D) of centroids.
+    """
+    facts = np.array(
+        [len(state.objectives), state.iteration, state.centroids is not None, state.best_centroids is not None]
+    )
+    num_objectives, iteration, begun, finished = reduce.broadcast(facts.astype(np.int64)).tolist()
+    own = np.array(state.objectives) if reduce.rank == 0 else np.zeros(num_objectives)
+    empty = np.zeros(shape, dtype=np.float32)
+
+    def table(present: int, values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        return reduce.broadcast(empty if values is None else values) if present else None
+
+    return LloydState(
+        objectives=reduce.broadcast(own.astype(np.float64)).tolist(),
+        iteration=iteration,
+        centroids=table(begun, state.centroids),
+        best_centroids=table(finished, state.best_centroids),
+    )

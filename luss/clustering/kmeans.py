@@ -5,6 +5,9 @@ Lloyd's algorithm on streamed chunks; every row is used in every iteration. The 
 `faiss.Kmeans` is not used: it wants all rows in memory at once, and its loop cannot be stopped, watched and continued
 in the middle of a run. Its search (`faiss.knn`), where nearly all the time goes, is.
 
+Several processes may each hold a part of the rows (`luss.reduce`): every pass then ends with a sum over the processes of
+(K, D) sums and counts in float64. Starts, empty clusters and results are those of one process, up to the rounding of sums.
+
 Memory: about three chunks, the resident part of the rows, 8 bytes a row, a few (K, D) tables and, while a restart
 begins, a sample of max(8 K, 8192) rows in float64.
 """
@@ -19,7 +22,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from luss.clustering.checkpoint import CheckpointFile
+from luss.clustering.checkpoint import CheckpointFile, LloydState, shared_state
 from luss.clustering.engine import Engine
 from luss.clustering.faiss_engine import FaissEngine, faiss_is_installed
 from luss.clustering.lloyd import Lloyd, Progress
@@ -27,10 +30,13 @@ from luss.clustering.source import Features, Metric, Source
 from luss.clustering.torch_engine import TorchEngine
 from luss.errors import LussError
 from luss.progress import Interrupted
+from luss.reduce import LocalReduce, Reduce, in_step
 
 __all__ = ["EngineName", "Features", "KMeansResult", "Metric", "Progress", "kmeans"]
 
 EngineName = Literal["faiss", "torch", "auto"]
+
+_ALONE = LocalReduce()
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class KMeansResult:
 
     Attributes:
         centroids: (K, D) float32; of length 1 for the cosine metric.
-        assignments: (N,) int32, the nearest centroid of every row.
+        assignments: (N,) int32, the nearest centroid of every row; with several processes, of this one's rows.
         objective: Mean squared Euclidean distance of a row to its centroid, smaller is better. For the cosine metric
             rows are brought to length 1 first, so that it equals 2 - 2 x the mean cosine.
         objectives: The same for each restart.
@@ -77,6 +83,7 @@ def kmeans(
     checkpoint_seconds: float = 10.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_iteration: Callable[[Progress], None] = lambda progress: None,
+    reduce: Reduce = _ALONE,
 ) -> KMeansResult:
     """Clusters all rows, keeping the best of several restarts.
 
@@ -84,7 +91,7 @@ def kmeans(
     or when an update changes nothing. An empty cluster moves to the row farthest from its centroid.
 
     Args:
-        features: N rows of D finite values.
+        features: N rows of D finite values; with several processes, the rows of this one, possibly none.
         num_clusters: K, 1 <= K <= N.
         engine: "faiss" (CPU), "torch" (any device), or "auto": faiss on a CPU where it is installed, else torch.
         metric: "cosine" ignores the length of rows (a row of zeros is equally far from all); "euclidean" does not.
@@ -101,39 +108,41 @@ def kmeans(
         checkpoint_seconds: Least time between two writes of it.
         should_stop: Asked before every chunk.
         on_iteration: Called after every pass.
+        reduce: The processes that share the work; each calls this function with the same settings. Process 0 keeps the
+            checkpoint, which another number of processes or another spread of the rows cannot continue.
 
     Raises:
         LussError: A setting is out of range, there are fewer rows than clusters, a row holds NaN or infinity, or the
             engine is not available.
-        Interrupted: `should_stop` said so. The checkpoint, if one was asked for, is written.
+        Interrupted: `should_stop` said so, on any process. The checkpoint, if one was asked for, is written.
     """
-    limits = {
-        "num_clusters": (num_clusters, 1),
-        "num_restarts": (num_restarts, 1),
-        "num_iterations": (num_iterations, 0),
-    }
-    _check_numbers({**limits, "seed": (seed, 0), "chunk_size": (chunk_size, 1)})
-    _check_data(features, num_clusters, metric, num_restarts, initial_centroids)
-    arithmetic = _make_engine(engine, device)
-    source = Source(features, arithmetic, metric, chunk_size, resident_bytes, should_stop)
+    numbers = {"num_clusters": (num_clusters, 1), "num_restarts": (num_restarts, 1), "seed": (seed, 0)}
+    _check_numbers(numbers | {"num_iterations": (num_iterations, 0), "chunk_size": (chunk_size, 1)})
+    with in_step(reduce):
+        arithmetic = _make_engine(engine, device)
+    source = Source(features, arithmetic, metric, chunk_size, resident_bytes, should_stop, reduce)
+    _check_data(source, num_clusters, num_restarts, initial_centroids)
     settings = {
         "data": source.survey(),
-        "shape": [len(features), features.dim, num_clusters],
+        "shape": [source.num_rows, features.dim, num_clusters],
         "engine": [arithmetic.name, arithmetic.version, device],
         "rule": [metric, num_iterations, seed, chunk_size],
         "start": None if initial_centroids is None else zlib.crc32(np.ascontiguousarray(initial_centroids).data),
     }
-    file = CheckpointFile(checkpoint, json.dumps(settings), checkpoint_seconds)
+    file = CheckpointFile(checkpoint if reduce.rank == 0 else None, json.dumps(settings), checkpoint_seconds)
     lloyd = Lloyd(source, num_clusters, num_iterations, seed, initial_centroids, on_iteration)
-    return _best_of_restarts(lloyd, file, source, num_restarts)
+    state = shared_state(file.load(num_restarts), reduce, (num_clusters, features.dim))
+    return _best_of_restarts(lloyd, file, source, state, num_restarts)
 
 
-def _best_of_restarts(lloyd: Lloyd, file: CheckpointFile, source: Source, num_restarts: int) -> KMeansResult:
-    state = file.load(num_restarts)
+def _best_of_restarts(
+    lloyd: Lloyd, file: CheckpointFile, source: Source, state: LloydState, num_restarts: int
+) -> KMeansResult:
     try:
         while len(state.objectives) < num_restarts:
             lloyd.run_restart(state, file)
-        file.write(state)
+        with in_step(source.reduce):
+            file.write(state)
         assert state.best_centroids is not None
         # Assigning once more is cheaper than keeping the best restart's assignments in every checkpoint.
         final = lloyd.measure(state.best_centroids)
@@ -159,18 +168,16 @@ def _check_numbers(limits: dict[str, tuple[int, int]]) -> None:
 
 
 def _check_data(
-    features: Features,
-    num_clusters: int,
-    metric: str,
-    num_restarts: int,
-    initial_centroids: NDArray[np.float32] | None,
+    source: Source, num_clusters: int, num_restarts: int, initial_centroids: NDArray[np.float32] | None
 ) -> None:
-    if metric not in get_args(Metric):
-        raise LussError(f"metric {metric!r} is unknown: choose {' or '.join(get_args(Metric))}")
-    if len(features) < num_clusters:
-        raise LussError(f"{len(features)} images cannot form {num_clusters} clusters: lower num_clusters or add images")
+    if source.metric not in get_args(Metric):
+        raise LussError(f"metric {source.metric!r} is unknown: choose {' or '.join(get_args(Metric))}")
+    if source.num_rows < num_clusters:
+        raise LussError(
+            f"{source.num_rows} images cannot form {num_clusters} clusters: lower num_clusters or add images"
+        )
     if initial_centroids is not None:
-        expected = (num_clusters, features.dim)
+        expected = (num_clusters, source.features.dim)
         if initial_centroids.shape != expected or not np.isfinite(initial_centroids).all():
             raise LussError(f"initial_centroids must be {expected} finite numbers, not {initial_centroids.shape}")
         if num_restarts != 1:

@@ -11,6 +11,7 @@ from sklearn.cluster import kmeans_plusplus
 from luss.clustering.checkpoint import CheckpointFile, LloydState
 from luss.clustering.source import Source, unit_rows
 from luss.errors import LussError
+from luss.reduce import in_step
 
 # k-means++ looks at a seeded sample of this many rows a cluster, and at least `_SAMPLE_ROWS`: on all rows it would cost
 # more than the clustering.
@@ -46,11 +47,11 @@ class Measured:
     """One pass over all rows with fixed centroids.
 
     Attributes:
-        objective: Mean of `distances`.
-        clusters: (N,) nearest centroid of each row.
-        distances: (N,) squared Euclidean distance to it.
-        sums: (K, D) sums of the prepared rows by cluster.
-        counts: (K,) rows by cluster.
+        objective: Mean over all rows of the squared Euclidean distance to the nearest centroid.
+        clusters: (n,) nearest centroid of each row of this process.
+        distances: (n,) squared Euclidean distance to it.
+        sums: (K, D) sums of all prepared rows by cluster.
+        counts: (K,) rows of all processes by cluster.
     """
 
     objective: float
@@ -97,7 +98,8 @@ class Lloyd:
         """
         restart = len(state.objectives)
         if state.centroids is None:
-            state.centroids = self._start(restart)
+            # The same bits on every process, whatever their processors make of the same arithmetic.
+            state.centroids = self._source.reduce.broadcast(self._start(restart))
         while True:
             measured = self.measure(state.centroids)
             num_empty = int((measured.counts == 0).sum())
@@ -109,7 +111,8 @@ class Lloyd:
                 break
             state.centroids = updated
             state.iteration += 1
-            file.write_if_due(state)
+            with in_step(self._source.reduce):
+                file.write_if_due(state)
         if measured.objective < state.best_objective:
             state.best_centroids = state.centroids
         state.objectives.append(measured.objective)
@@ -122,31 +125,37 @@ class Lloyd:
             LussError: Distances overflow float32.
             Interrupted: The source was asked to stop.
         """
-        num_rows, engine = len(self._source.features), self._source.engine
+        source, engine = self._source, self._source.engine
+        num_rows = len(source.features)
         clusters = np.empty(num_rows, dtype=np.int32)
         distances = np.empty(num_rows, dtype=np.float32)
         sums = np.zeros(centroids.shape)
-        for start, stop, placed in self._source.placed():
-            chunk_clusters, chunk_distances = engine.assign(placed, centroids)
-            # faiss marks a row that is infinitely far from all centroids by -1.
-            if chunk_clusters.min() < 0 or not np.isfinite(chunk_distances).all():
-                raise LussError("squares of the features overflow float32: scale the features down")
-            clusters[start:stop], distances[start:stop] = chunk_clusters, chunk_distances
-            sums += engine.sums(placed, chunk_clusters, self._num_clusters)
-        objective = float(distances.mean(dtype=np.float64))
-        counts = np.bincount(clusters, minlength=self._num_clusters).astype(np.int64)
-        return Measured(objective, clusters, distances, sums, counts)
+        with in_step(source.reduce):
+            for start, stop, placed in source.placed():
+                chunk_clusters, chunk_distances = engine.assign(placed, centroids)
+                # faiss marks a row that is infinitely far from all centroids by -1.
+                if chunk_clusters.min() < 0 or not np.isfinite(chunk_distances).all():
+                    raise LussError("squares of the features overflow float32: scale the features down")
+                clusters[start:stop], distances[start:stop] = chunk_clusters, chunk_distances
+                sums += engine.sums(placed, chunk_clusters, self._num_clusters)
+        counts = np.bincount(clusters, minlength=self._num_clusters)
+        total = np.concatenate([counts, [distances.sum(dtype=np.float64)]])
+        total, sums = source.reduce.sum(total), source.reduce.sum(sums)
+        return Measured(float(total[-1] / source.num_rows), clusters, distances, sums, total[:-1].astype(np.int64))
 
     def _start(self, restart: int) -> NDArray[np.float32]:
-        """(K, D) starting centroids, a pure function of (seed, restart) and the data."""
+        """(K, D) starting centroids, a pure function of (seed, restart) and the data; only process 0's count."""
         if self._initial_centroids is not None:
             return self._source.prepare(self._initial_centroids)
-        num_rows = len(self._source.features)
+        num_rows = self._source.num_rows
         random = np.random.default_rng([self._seed, restart])
         size = min(num_rows, max(_SAMPLE_ROWS, _SAMPLE_ROWS_PER_CLUSTER * self._num_clusters))
         sample = np.arange(num_rows) if size == num_rows else np.sort(random.choice(num_rows, size, replace=False))
+        gathered = self._source.gather(sample)
+        if self._source.reduce.rank > 0:
+            return np.empty((self._num_clusters, gathered.shape[1]), dtype=np.float32)
         # float64, because scikit-learn converts float32 again for every centroid.
-        rows = self._source.gather(sample).astype(np.float64)
+        rows = gathered.astype(np.float64)
         centroids, _ = kmeans_plusplus(rows, self._num_clusters, random_state=int(random.integers(2**31)))
         return np.asarray(centroids, dtype=np.float32)
 
@@ -158,12 +167,11 @@ class Lloyd:
         empty = np.flatnonzero(measured.counts == 0)
         if len(empty) == 0:
             return 0
-        farthest = np.sort(np.argpartition(-measured.distances, len(empty) - 1)[: len(empty)])
-        rows = self._source.gather(farthest)
+        indices, distances, clusters = self._farthest(measured, len(empty))
+        rows = self._source.gather(indices)
         num_filled = 0
-        for index, row in zip(farthest, rows, strict=True):
-            donor = measured.clusters[index]
-            if measured.counts[donor] < 2 or measured.distances[index] <= _ROUNDING * float(row @ row):
+        for donor, distance, row in zip(clusters, distances, rows, strict=True):
+            if measured.counts[donor] < 2 or distance <= _ROUNDING * float(row @ row):
                 continue
             cluster = empty[num_filled]
             measured.sums[donor] -= row
@@ -173,6 +181,21 @@ class Lloyd:
             num_filled += 1
         return num_filled
 
+    def _farthest(
+        self, measured: Measured, number: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
+        """The `number` rows of all processes that are farthest from their centroids.
+
+        Returns:
+            (n,) ascending indices among the rows of all processes, their distances and clusters.
+        """
+        # Those of all are among the farthest of each.
+        own = farthest(measured.distances, number)
+        parts = (own + self._source.first_row, measured.distances[own], measured.clusters[own])
+        indices, distances, clusters = (np.concatenate(self._source.reduce.gather(part)) for part in parts)
+        chosen = farthest(distances, number)
+        return indices[chosen], distances[chosen], clusters[chosen]
+
     def _update(self, measured: Measured, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean of each cluster's rows, of length 1 for cosine; a cluster without a mean keeps its centroid."""
         means = (measured.sums / np.maximum(measured.counts, 1)[:, None]).astype(np.float32)
@@ -180,4 +203,16 @@ class Lloyd:
         if self._source.metric == "cosine":
             usable &= np.linalg.norm(means, axis=1) > _ROUNDING
             means = unit_rows(means)
-        return cast(NDArray[np.float32], np.where(usable[:, None], means, centroids))
+        updated = np.where(usable[:, None], means, centroids)
+        return cast(NDArray[np.float32], self._source.reduce.broadcast(updated))
+
+
+def farthest(distances: NDArray[np.float32], number: int) -> NDArray[np.int64]:
+    """Ascending positions of the `number` largest of (n,) distances, all if there are fewer; the first of equals."""
+    number = min(number, len(distances))
+    if number == 0:
+        return np.empty(0, dtype=np.int64)
+    least = np.partition(distances, len(distances) - number)[len(distances) - number]
+    above = np.flatnonzero(distances > least)
+    equal = np.flatnonzero(distances == least)[: number - len(above)]
+    return np.sort(np.concatenate([above, equal]))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from luss.clustering.engine import Engine
 from luss.errors import LussError
 from luss.progress import Interrupted
+from luss.reduce import Reduce, in_step
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -31,6 +32,52 @@ class Features(Protocol):
         """(n, D) float32 rows at ascending `indices` (n,)."""
 
 
+class Readable(Protocol):
+    """What `Share` reads from: `luss.features.store.FeatureStore`."""
+
+    @property
+    def dim(self) -> int:
+        """Length D of a vector."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """(stop - start, D) rows."""
+
+    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """(n, D) float32 rows at `indices` (n,)."""
+
+
+class Share:
+    """The rows of a store that one of several processes works on, numbered from 0; nothing else of the store is read.
+
+    Args:
+        store: All rows.
+        rows: Which of them, without gaps.
+    """
+
+    def __init__(self, store: Readable, rows: range) -> None:
+        self._store = store
+        self._rows = rows
+
+    @property
+    def dim(self) -> int:
+        """Length D of a vector."""
+        return self._store.dim
+
+    def __len__(self) -> int:
+        """Number of rows, may be 0."""
+        return len(self._rows)
+
+    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """See `Features.chunks`."""
+        for first in range(start, len(self), chunk_size):
+            begin = self._rows.start + first
+            yield first, self._store.read(begin, min(begin + chunk_size, self._rows.stop))
+
+    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """See `Features.gather`."""
+        return self._store.gather(indices + self._rows.start)
+
+
 def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """(n, D) rows brought to length 1; a row of zeros stays."""
     lengths: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
@@ -41,12 +88,17 @@ class Source:
     """Hands out rows as Lloyd's loop wants them, keeping as many chunks placed between passes as the budget allows.
 
     Args:
-        features: The rows.
+        features: The rows; with several processes, this one's.
         engine: Where they are placed.
         metric: "cosine" or "euclidean".
         chunk_size: Rows at once.
         resident_bytes: The budget; None takes the engine's own.
         should_stop: Asked before every chunk.
+        reduce: The processes that hold the other rows.
+
+    Attributes:
+        num_rows: Rows of all processes.
+        first_row: The first of this process among them.
     """
 
     def __init__(
@@ -57,13 +109,18 @@ class Source:
         chunk_size: int,
         resident_bytes: int | None,
         should_stop: Callable[[], bool],
+        reduce: Reduce,
     ) -> None:
         self.features = features
+        self.reduce = reduce
+        sizes = np.concatenate(reduce.gather(np.array([len(features)])))
+        self.num_rows = int(sizes.sum())
+        self.first_row = int(sizes[: reduce.rank].sum())
         self.engine = engine
         self.metric = metric
         self._chunk_size = chunk_size
         budget = engine.resident_bytes if resident_bytes is None else resident_bytes
-        self._num_resident = budget // (4 * features.dim * min(chunk_size, len(features)))
+        self._num_resident = budget // (4 * features.dim * max(min(chunk_size, len(features)), 1))
         self._resident: list[tuple[int, int, Any]] = []
         self._should_stop = should_stop
         self._mean = np.zeros(features.dim, dtype=np.float32)
@@ -71,24 +128,30 @@ class Source:
     def survey(self) -> int:
         """Looks once at every row: finds bad ones, the mean, and a checksum of the data, which it returns.
 
+        The checksum also tells how the rows are spread over processes.
+
         Raises:
             LussError: A row holds NaN or infinity.
             Interrupted: `should_stop` said so.
         """
         checksum, total = 0, np.zeros(self.features.dim)
-        for start, rows in self.features.chunks(self._chunk_size):
-            self._stop_if_asked()
-            finite = np.isfinite(rows).all(axis=1)
-            if not finite.all():
-                raise LussError(
-                    f"the feature of row {start + int(np.argmin(finite))} is NaN or infinite: "
-                    "run the feature extraction again, and check the weights it used"
-                )
-            checksum = zlib.crc32(np.ascontiguousarray(rows).data, checksum)
-            total += rows.sum(axis=0, dtype=np.float64)
+        with in_step(self.reduce):
+            for start, rows in self.features.chunks(self._chunk_size):
+                self._stop_if_asked()
+                finite = np.isfinite(rows).all(axis=1)
+                if not finite.all():
+                    raise LussError(
+                        f"the feature of row {self.first_row + start + int(np.argmin(finite))} is NaN or infinite: "
+                        "run the feature extraction again, and check the weights it used"
+                    )
+                checksum = zlib.crc32(np.ascontiguousarray(rows).data, checksum)
+                total += rows.sum(axis=0, dtype=np.float64)
         if self.metric == "euclidean":
-            self._mean = (total / len(self.features)).astype(np.float32)
-        return checksum
+            self._mean = (self.reduce.sum(total) / self.num_rows).astype(np.float32)
+        if self.reduce.world_size == 1:
+            return checksum
+        parts = self.reduce.gather(np.array([checksum, len(self.features)]))
+        return zlib.crc32(np.concatenate(parts).tobytes())
 
     def prepare(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, D) rows of length 1 (cosine), or from the mean of all rows, where float32 is finest (euclidean)."""
@@ -99,11 +162,14 @@ class Source:
         return centroids + self._mean
 
     def gather(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(n, D) prepared rows."""
-        return self.prepare(self.features.gather(indices))
+        """(n, D) prepared rows at ascending `indices` (n,) among those of all processes, on each of them."""
+        own = indices[(indices >= self.first_row) & (indices < self.first_row + len(self.features))] - self.first_row
+        with in_step(self.reduce):
+            rows = self.prepare(self.features.gather(own))
+        return np.concatenate(self.reduce.gather(rows))
 
     def placed(self) -> Iterator[tuple[int, int, Any]]:
-        """All prepared rows on the engine, as (first row, row after the last, placed).
+        """This process's prepared rows on the engine, as (its first row, row after the last, placed).
 
         Raises:
             Interrupted: `should_stop` said so.

@@ -1,4 +1,4 @@
-"""k-means arithmetic by torch, in float32 on any device."""
+"""k-means arithmetic and neighbour search by torch, in float32 on any device."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,6 +15,8 @@ from luss.errors import LussError
 # On a CPU a block of scores should stay in the cache; a GPU wants few, large products.
 _CPU_BLOCK = 1024
 _GPU_BLOCK = 32768
+# Scores of a neighbour search that a GPU holds at once: 1 GB.
+_GPU_SCORES = 1 << 28
 
 
 class Placed(NamedTuple):
@@ -78,6 +80,24 @@ class TorchEngine:
         return one_hot_sums(
             placed.rows, torch.from_numpy(clusters).to(self._device), num_clusters, block_size=self._block
         )
+
+
+@torch.no_grad()
+def nearest(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The rows of the largest inner product with each query, exactly.
+
+    Args:
+        queries: (N, D) float32.
+        rows: (M, D) on the same device.
+        count: k, 1 <= k <= M.
+
+    Returns:
+        (N, k) inner products, largest first, and (N, k) int64 numbers of the rows.
+    """
+    block = _CPU_BLOCK if rows.device.type == "cpu" else max(1, _GPU_SCORES // len(rows))
+    with _full_float32():
+        found = [torch.topk(part @ rows.T, count, dim=1) for part in torch.split(queries, block)]
+    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
 
 def one_hot_sums(rows: Tensor, clusters: Tensor, num_clusters: int, *, block_size: int) -> NDArray[np.float64]:

@@ -5,23 +5,24 @@ average (docs/results.md): cells of feature maps, standardised per channel and n
 Dalal and Triggs 2005), which no colour changes; all reduced by a whitened PCA (Jegou and Chum 2012).
 """
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.decomposition import IncrementalPCA
 from torch import Tensor
 
 from luss.errors import LussError
+from luss.features.incremental import fit_pca
 from luss.features.store import FeatureStore, FeatureWriter
+from luss.reduce import LocalReduce, Reduce, in_step
 
 NUM_ORIENTATIONS = 9
 _CHUNK = 1024
 _EPSILON = 1e-6
+_ALONE = LocalReduce()
 
 
 def oriented_gradients(images: Tensor) -> Tensor:
@@ -56,18 +57,29 @@ class _Standardiser:
     Histograms of gradients keep their zero and their scale: an empty cell is empty.
     """
 
-    def __init__(self, store: FeatureStore, channels: Sequence[int], weights: Sequence[float], grid: int) -> None:
+    def __init__(
+        self,
+        store: FeatureStore,
+        channels: Sequence[int],
+        weights: Sequence[float],
+        grid: int,
+        reduce: Reduce,
+        check: Callable[[], None],
+    ) -> None:
         self.channels, self.weights, self.cells = list(channels), list(weights), grid * grid
         if sum(self.channels) * self.cells != store.dim:
             raise LussError(
                 f"the descriptors have {store.dim} values, not {sum(self.channels)} x {self.cells}: extract the features again"
             )
-        total, squares, count = np.zeros(sum(channels)), np.zeros(sum(channels)), 0
-        for _, rows in store.chunks(_CHUNK):
-            cells = self._cells(rows).astype(np.float64)
-            total += cells.sum(axis=(0, 2))
-            squares += np.square(cells).sum(axis=(0, 2))
-            count += len(rows) * self.cells
+        total, squares = np.zeros(sum(channels)), np.zeros(sum(channels))
+        own = store.share(reduce.rank, reduce.world_size)
+        with in_step(reduce):
+            for start in range(own.start, own.stop, _CHUNK):
+                check()
+                cells = self._cells(store.read(start, min(start + _CHUNK, own.stop))).astype(np.float64)
+                total += cells.sum(axis=(0, 2))
+                squares += np.square(cells).sum(axis=(0, 2))
+        total, squares, count = reduce.sum(total), reduce.sum(squares), len(store) * self.cells
         self.mean = total / count
         self.deviation = np.sqrt(np.maximum(squares / count - self.mean**2, 0)) + _EPSILON
         start = 0
@@ -106,18 +118,20 @@ def reduce_descriptors(
     dim: int,
     whitening: float,
     check: Callable[[], None] = lambda: None,
+    reduce: Reduce = _ALONE,
 ) -> FeatureStore:
     """Standardises descriptors and reduces them by a whitened PCA, streaming: memory does not grow with the number of images.
 
     Args:
         store: Raw descriptors, see `layout_descriptor`.
-        folder: Where the reduced rows go; finished rows are used again.
+        folder: Where the reduced rows go, in shards of the same rows; finished ones are used again.
         channels: Channels of each stage in a row.
         weights: Length of each stage's part of a row.
         grid: Cells a side.
         dim: Components kept, at most the number of images.
         whitening: Power of the division by each component's deviation: 0 = plain PCA, 1 = fully whitened.
         check: Called between chunks; may raise to stop.
+        reduce: The processes that share the work; each reads and writes the shards of its share (`FeatureStore.share`).
 
     Returns:
         (N, dim) store.
@@ -127,33 +141,27 @@ def reduce_descriptors(
     """
     if len(store) < dim:
         raise LussError(f"there are {len(store)} images for cluster.layout_dim={dim}: lower it")
-    writer = FeatureWriter(
-        folder,
-        len(store),
-        dim,
-        "float32",
-        max(len(store), 1),
-        f"{store.fingerprint}-{list(channels)}-{list(weights)}-{grid}-{whitening}",
-    )
-    if not writer.missing_shards():
-        return writer.finish()
-    standardise = _Standardiser(store, channels, weights, grid)
-    pca = IncrementalPCA(n_components=dim)
-    for rows in _pieces(store, max(dim, _CHUNK)):
-        check()
-        pca.partial_fit(standardise(rows))
-    scale = np.power(np.sqrt(np.maximum(pca.explained_variance_, 1e-12)), whitening)
-    reduced = np.empty((len(store), dim), dtype=np.float32)
-    for start, rows in store.chunks(_CHUNK):
-        check()
-        reduced[start : start + len(rows)] = pca.transform(standardise(rows)) / scale
-    writer.write_shard(0, reduced)
-    return writer.finish()
-
-
-def _pieces(store: FeatureStore, size: int) -> Iterator[NDArray[np.float32]]:
-    """Chunks of at least `size` rows, as the incremental PCA needs: the last two are joined."""
-    count = max(1, len(store) // size)
-    bounds = [len(store) * part // count for part in range(count + 1)]
-    for start, stop in itertools.pairwise(bounds):
-        yield store.read(start, stop)
+    made_from = f"{store.fingerprint}-{list(channels)}-{list(weights)}-{grid}-{whitening}"
+    writer = FeatureWriter(folder, len(store), dim, "float32", store.shard_size, made_from)
+    # Process 0's answer: another could look when somebody has begun to write.
+    present = np.isin(np.arange(writer.num_shards), writer.missing_shards(), invert=True)
+    missing: list[int] = np.flatnonzero(~reduce.broadcast(present)).tolist()
+    if missing:
+        standardise = _Standardiser(store, channels, weights, grid, reduce, check)
+        pca = fit_pca(store, standardise, dim=dim, piece=max(dim, _CHUNK), reduce=reduce, check=check)
+        scale = np.power(np.sqrt(np.maximum(pca.explained_variance_, 1e-12)), whitening)
+        with in_step(reduce):
+            for shard in missing:
+                rows = writer.rows_of(shard)
+                if rows.start in store.share(reduce.rank, reduce.world_size):
+                    reduced = np.empty((len(rows), dim), dtype=np.float32)
+                    for start in range(rows.start, rows.stop, _CHUNK):
+                        check()
+                        stop = min(start + _CHUNK, rows.stop)
+                        part = pca.transform(standardise(store.read(start, stop)))
+                        reduced[start - rows.start : stop - rows.start] = part / scale
+                    writer.write_shard(shard, reduced)
+    with in_step(reduce):
+        if reduce.rank == 0:
+            writer.finish()
+    return FeatureStore.open(folder)

@@ -114,7 +114,11 @@ class FeatureWriter:
 
     def missing_shards(self) -> list[int]:
         """The shards still to be written, ascending; one that is damaged or was made from something else is missing."""
-        return [shard for shard in range(self.num_shards) if self._layout.open_shard(self.folder, shard) is None]
+        return [shard for shard in range(self.num_shards) if not self.is_written(shard)]
+
+    def is_written(self, shard: int) -> bool:
+        """Whether a shard is complete and was made from what this writer's features are made from."""
+        return self._layout.open_shard(self.folder, shard) is not None
 
     def write_shard(self, shard: int, array: NDArray[Any]) -> None:
         """Writes one shard atomically.
@@ -215,6 +219,17 @@ class FeatureStore:
     def fingerprint(self) -> str:
         """What the writer said the features were made from."""
         return self._layout.fingerprint
+
+    @property
+    def shard_size(self) -> int:
+        """Rows a shard; the last one may hold fewer."""
+        return self._layout.shard_size
+
+    def share(self, rank: int, world_size: int) -> range:
+        """The rows of one of `world_size` processes: whole shards, one after another, as many for each as can be."""
+        first, after = (part * self._layout.num_shards // world_size for part in (rank, rank + 1))
+        size = self._layout.shard_size
+        return range(min(first * size, len(self)), min(after * size, len(self)))
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows start <= i < stop as a new (stop - start, dim) float32 array.

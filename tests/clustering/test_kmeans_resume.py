@@ -162,7 +162,7 @@ def test_a_killed_run_continues_to_the_same_bits(features: FeatureStore, tmp_pat
     file = tmp_path / "kmeans.npz"
     process = multiprocessing.get_context("spawn").Process(target=slow_run, args=(features, file))
     process.start()
-    for _ in wait(20):
+    for _ in wait(120):
         if file.exists():
             break
     time.sleep(0.1)
