@@ -22,10 +22,11 @@ class PseudoLabels(Dataset[Any]):
     Files are opened on first use in each process, so it works in DataLoader workers started by fork or by spawn.
 
     Example:
-        ```python
-        labels = PseudoLabels("outputs/run/pseudo_labels", image_root="data/train")
-        sample = labels[0]  # {"image": PIL image, "label": (H, W) int64, "name": "n01/a.JPEG"}
-        ```
+        >>> import luss
+        >>> labels = luss.PseudoLabels("outputs/demo", image_root="photos")
+        >>> sample = labels[0]  # {"image": PIL image, "label": (H, W) int64, "name": "dog/a.jpg"}
+        >>> sample["image"].size[::-1] == tuple(sample["label"].shape)
+        True
     """
 
     def __init__(

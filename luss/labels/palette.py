@@ -16,6 +16,11 @@ def palette(num: int) -> Colours:
     quasirandom sequences") in hue, saturation and brightness: neighbours in number are far apart in colour, and a
     longer palette begins with the shorter one. Distinct for at least 4096 ids.
 
+    Example:
+        >>> import luss
+        >>> luss.palette(3).tolist()
+        [[0, 0, 0], [189, 37, 203], [55, 71, 152]]
+
     Args:
         num: Number of ids including 0, >= 1.
 
@@ -59,6 +64,13 @@ def overlay(
     ignore: int | None = None,
 ) -> Image.Image:
     """Lays the colours of a label map over its image; the background stays as it is.
+
+    Example:
+        >>> import luss
+        >>> image = Image.open("photos/a.jpg")
+        >>> label_map = luss.Segmenter.load("outputs/demo")(image).label_maps[0]
+        >>> luss.overlay(image, label_map, outline=True).size == image.size
+        True
 
     Args:
         image: The image, any mode.

@@ -49,21 +49,27 @@ def sample(
         (H, W) uint16: the id of the position that holds the point; 0 where the bilinear attention is strictly below
         `level`.
     """
-    found = labels[_holding(rows, labels.shape[0])][:, _holding(columns, labels.shape[1])]
+    found = nearest(labels, rows, columns)
     if level <= 0:
         return found
     step = max(1, BLOCK_PIXELS // len(columns))
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
-        found[part][_bilinear(attention, rows[part], columns) < level] = 0
+        found[part][bilinear(attention, rows[part], columns) < level] = 0
     return found
+
+
+def nearest(ids: npt.NDArray[np.uint16], rows: Positions, columns: Positions) -> npt.NDArray[np.uint16]:
+    """The ids of the positions of a (h, w) map that hold the points rows x columns; outside the map the nearest edge counts."""
+    return ids[_holding(rows, ids.shape[0])][:, _holding(columns, ids.shape[1])]
 
 
 def _holding(positions: Positions, size: int) -> npt.NDArray[np.intp]:
     return np.clip(np.floor(positions), 0, size - 1).astype(np.intp)
 
 
-def _bilinear(values: npt.NDArray[np.uint8], rows: Positions, columns: Positions) -> npt.NDArray[np.float32]:
+def bilinear(values: npt.NDArray[np.uint8], rows: Positions, columns: Positions) -> npt.NDArray[np.float32]:
+    """The values of a (h, w) map at the points rows x columns, between them linearly; outside the map the nearest edge counts."""
     low, high, weight = _neighbours(rows, values.shape[0])
     across = _between(values[low].astype(np.float32), values[high].astype(np.float32), weight[:, None])
     low, high, weight = _neighbours(columns, values.shape[1])

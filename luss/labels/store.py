@@ -7,12 +7,14 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
 from luss.errors import LussError
+from luss.labels.layers import FOLDER, Layers, cluster_names
 from luss.labels.sampling import centres, sample
 from luss.labels.writer import (
     FORMAT_VERSION,
@@ -38,13 +40,37 @@ MAX_OPEN_SHARDS = 160
 class LabelStore:
     """Reads a label-map store: any map at any size, or any crop of it, in well under a millisecond.
 
-    Opens files on first use and again after a fork; pickling carries only the path. So it can be used in DataLoader
-    workers started by fork or by spawn. Keeps 24 bytes an image in memory. One store serves one thread.
+    What `luss labels` changed (threshold, merged, dropped and named clusters) is applied, unless `layer` says otherwise.
+    Opens files on first use and again after a fork; pickling carries only the path and the layer's number. So it can be
+    used in DataLoader workers started by fork or by spawn. Keeps 24 bytes an image in memory. One store serves one
+    thread.
+
+    Attributes:
+        path: `labels.h5`.
+        num_clusters: C: ids lie in 0..C, whatever was merged or dropped.
+        fingerprint: Identity of the stored maps.
+        layer: What was edited; `layer.number` 0 is nothing.
+        threshold: tau in [0, 1], the edited one if there is one.
+        threshold_source: "given", "auto" or "validation".
+        used_labels: Whether ground truth had a part in the threshold.
+        names: Cluster id to name, for the clusters that have one.
+
+    Example:
+        >>> labels = LabelStore.open("outputs/demo")
+        >>> label_map = labels.label_map(0)  # (H, W) ids at the image's size, 0 = background
+        >>> label_map.shape == labels.image_size(0)
+        True
+        >>> labels.label_map(0, (64, 64), threshold=1.0).shape
+        (64, 64)
+        >>> labels.index_of(labels.name(0))
+        0
+        >>> labels.summary()["images"] == len(labels)
+        True
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, layer: int | Literal["current"] | None = "current") -> None:
         """Opens a store; see `open`."""
-        self.path = path / INDEX_NAME if path.is_dir() else path
+        self.path = _index(path)
         self._pid = os.getpid()
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
         self._names: tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]] | None = None
@@ -69,27 +95,68 @@ class LabelStore:
                     )
             grid = [file[name][:] for name in ("height", "width", "image_height", "image_width")]
             self._sizes: npt.NDArray[np.int32] = np.stack(grid, axis=1)
+        self.layers = Layers(self.path.parent / FOLDER, self.fingerprint, self.num_clusters, self.threshold)
+        self.layer = self.layers.read(self.layers.current_number() if layer == "current" else layer or 0)
+        self._ids = self.layer.table(self.num_clusters)
+        if self.layer.threshold is not None:
+            self.threshold, self.threshold_source, self.used_labels = self.layer.threshold, "given", False
+        self.names = cluster_names(self.layer, self.clusters)
 
     @classmethod
-    def open(cls, path: Path | str) -> "LabelStore":
+    def open(cls, path: Path | str, layer: int | Literal["current"] | None = "current") -> "LabelStore":
         """Opens a store.
 
         Args:
-            path: `labels.h5`, or the folder that holds it.
+            path: `labels.h5`, the folder that holds it, or the folder of a run.
+            layer: Which edits to apply: "current" (what `luss labels` made the current ones), a layer's number, or
+                None for the labels as stored.
 
         Raises:
-            LussError: The file is absent, damaged, of another format, or a shard beside it is missing.
+            LussError: The file is absent, damaged, of another format, or a shard beside it is missing; there is no such
+                layer.
         """
-        return cls(Path(path))
+        return cls(Path(path), layer)
 
-    def __getstate__(self) -> Path:
-        return self.path
+    def __getstate__(self) -> tuple[Path, int]:
+        return self.path, self.layer.number
 
-    def __setstate__(self, path: Path) -> None:
-        self.__init__(path)  # type: ignore[misc]
+    def __setstate__(self, state: tuple[Path, int]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self._offset)
+
+    def __repr__(self) -> str:
+        shown = f"{len(self)} images, {len(self.clusters)} clusters, threshold {self.threshold:.3f}"
+        return f"<LabelStore {shown}, layer {self.layer.number}>"
+
+    @property
+    def clusters(self) -> list[int]:
+        """Ids that label maps may hold, in order, background left out: neither dropped nor merged into another."""
+        return [int(found) for found in np.flatnonzero(self._ids == np.arange(len(self._ids)))[1:]]
+
+    def cluster_name(self, cluster: int) -> str:
+        """The name of a cluster, "cluster 7" for one without, "background" for 0."""
+        return self.names.get(cluster) or (f"cluster {cluster}" if cluster else "background")
+
+    def summary(self) -> dict[str, Any]:
+        """What there is, without reading a map.
+
+        Returns:
+            images, clusters (those in use), merged (id to the id that it became), dropped (ids), names (id to name),
+            threshold, threshold_source, used_labels, and layer (0 = as stored).
+        """
+        return {
+            "images": len(self),
+            "clusters": len(self.clusters),
+            "merged": dict(self.layer.merged),
+            "dropped": list(self.layer.dropped),
+            "names": dict(self.names),
+            "threshold": self.threshold,
+            "threshold_source": self.threshold_source,
+            "used_labels": self.used_labels,
+            "layer": self.layer.number,
+        }
 
     def name(self, index: int) -> str:
         """The image's path relative to the data root; bytes that are not UTF-8 come back as surrogate escapes."""
@@ -104,7 +171,8 @@ class LabelStore:
             LussError: No image of that name has a label map.
         """
         if self._names is None:
-            hashes = np.fromiter(self._hashes(), np.uint64, len(self))
+            names = (name.encode("utf-8", "surrogateescape") for name in self.image_names())
+            hashes = np.fromiter(map(_hash, names), np.uint64, len(self))
             order = np.argsort(hashes, kind="stable")
             self._names = hashes[order], order
         hashes, order = self._names
@@ -120,7 +188,10 @@ class LabelStore:
         return height, width
 
     def raw(self, index: int) -> tuple[Labels, Attention]:
-        """The stored map: (h, w) uint16 cluster ids 1..C, not thresholded, and (h, w) uint8 attention as round(255 a).
+        """The map on its own grid, not thresholded.
+
+        Returns:
+            (h, w) uint16 cluster ids 1..C, and 0 where a cluster was dropped; (h, w) uint8 attention as round(255 a).
 
         Raises:
             LussError: The shard is damaged, or belongs to another run.
@@ -132,7 +203,8 @@ class LabelStore:
         part = slice(first, first + grid_height * grid_width)
         with _reporting(shard.path):
             shape = (grid_height, grid_width)
-            return shard.labels[part].reshape(shape), shard.attention[part].reshape(shape)
+            labels, attention = shard.labels[part].reshape(shape), shard.attention[part].reshape(shape)
+        return self._ids[labels] if self.layer.identity else labels, attention
 
     def label_map(self, index: int, size: tuple[int, int] | None = None, *, threshold: float | None = None) -> Labels:
         """The pseudo label of a whole image (spec: PASS, "Threshold, pseudo labels").
@@ -196,7 +268,7 @@ class LabelStore:
         found = np.zeros(len(self), np.uint16)
         for index in range(len(self)):
             labels, attention = self.raw(index)
-            kept = labels[attention >= level]
+            kept = labels[(attention >= level) & (labels > 0)]
             if kept.size:
                 found[index] = np.bincount(kept).argmax()
         return found
@@ -238,13 +310,22 @@ class LabelStore:
             self._shards.popitem(last=False)[1].file.close()
         return shard
 
-    def _hashes(self) -> Iterator[int]:
+    def image_names(self) -> Iterator[str]:
+        """`name` of every image in order, some thousands a read."""
         for number in range(len(self._shard_stop)):
             shard = self._open(number)
             for first in range(0, len(shard.names), NAMES_A_READ):
                 with _reporting(shard.path):
                     names = shard.names[first : first + NAMES_A_READ]
-                yield from map(_hash, names)
+                yield from (name.decode("utf-8", "surrogateescape") for name in names)
+
+
+def _index(path: Path) -> Path:
+    """`labels.h5` in a folder of labels, of the stage, or of a run."""
+    if path.suffix == Path(INDEX_NAME).suffix and not path.is_dir():
+        return path
+    inside = (path, path / "labels", path / "pseudo_labels" / "labels")
+    return next((folder / INDEX_NAME for folder in inside if (folder / INDEX_NAME).is_file()), path / INDEX_NAME)
 
 
 @contextlib.contextmanager

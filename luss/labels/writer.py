@@ -106,7 +106,7 @@ class LabelWriter:
 
     def missing_shards(self) -> list[int]:
         """Numbers of the shards that are absent, damaged, or were written for another fingerprint or range."""
-        return [shard for shard in range(len(self.shard_ranges)) if not self._is_done(shard)]
+        return [shard for shard in range(len(self.shard_ranges)) if not self.is_written(shard)]
 
     def write_shard(self, shard: int, records: Iterable[LabelRecord]) -> Path:
         """Writes one shard; it appears under its name only when it is complete.
@@ -183,7 +183,8 @@ class LabelWriter:
             "stop": stop,
         }
 
-    def _is_done(self, shard: int) -> bool:
+    def is_written(self, shard: int) -> bool:
+        """Whether a shard is complete and was written for this fingerprint and range."""
         try:
             with h5py.File(shard_path(self.folder, shard), "r") as file:
                 if any(file.attrs[key] != value for key, value in self._shard_attributes(shard).items()):

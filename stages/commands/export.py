@@ -12,7 +12,19 @@ from stages.commands.base import run_argument
 HELP = "write a run's model, masks or pseudo labels for other programs"
 
 # Format -> its module in stages/exports, and what it is. Imported only when asked for: some need extra packages.
-FORMATS: dict[str, tuple[str, str]] = {}
+FORMATS: dict[str, tuple[str, str]] = {
+    "model": ("model", "the segmenter as one folder that can be copied anywhere: weights and config.json"),
+    "timm": ("timm_backbone", "the pretrained and the fine-tuned backbone as weights for timm"),
+    "onnx": ("onnx", "the segmenter with its decisions, for onnxruntime"),
+    "torch-export": ("torch_export", "the same as a .pt2 file for torch.export.load"),
+    "png": ("png", "label maps, id = R + 256 G as in ImageNet-S"),
+    "palette": ("palette", "label maps in colour, for at most 255 clusters"),
+    "coco": ("coco", "COCO json with run-length masks"),
+    "yolo": ("yolo", "polygons and data.yaml for YOLO's segmentation"),
+    "torch": ("torch", "the stored labels with a torch Dataset in one file, for use without luss"),
+    "imagenet-s-zip": ("imagenet_s_zip", "a submission to ImageNet-S: predicted masks, method.txt, match.json"),
+    "webdataset": ("webdataset", "tar shards of images, masks and json"),
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,4 +48,4 @@ def main(options: argparse.Namespace) -> None:
     if not options.run.is_dir():
         raise LussError(f"{options.run} is not the folder of a run")
     request = ExportRequest(run, options.run, options.out, options.split, console)
-    console.print(module.export(request), highlight=False, soft_wrap=True)
+    console.print(module.export(request), highlight=False, markup=False, soft_wrap=True)

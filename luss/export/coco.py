@@ -1,0 +1,219 @@
+"""COCO json with one run-length mask for every cluster of an image, written as a stream.
+
+The annotations of a million images do not fit in memory, so images and annotations go to two hidden files beside the
+final one, a JSON object a line, and are joined at the end. `position` says how far they are safely on the disk: a
+writer that is given it continues there.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luss.data.skipped import escape_path
+from luss.errors import LussError
+from luss.export.job import SAVE_EVERY
+from luss.export.labelled import LabelledImages
+from luss.files import replacing
+
+_SECTIONS = ("images", "annotations")
+
+
+class CocoWriter:
+    """Writes a COCO file image by image; memory does not grow with the number of images.
+
+    The file appears under its name at `finish`, which the end of a `with` block calls unless an error ended it.
+
+    Example:
+        ```python
+        with CocoWriter(Path("annotations.json"), {1: "dog", 2: "cluster 2"}) as writer:
+            writer.add("a.jpg", ids)  # (H, W) whole numbers, 0 = background
+        ```
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        categories: Mapping[int, str],
+        *,
+        info: Mapping[str, Any] | None = None,
+        resume: Mapping[str, int] | None = None,
+    ) -> None:
+        """Begins a file, or continues one.
+
+        Args:
+            path: The json file; its folder is made when absent.
+            categories: Name of every id that label maps may hold, background left out.
+            info: What the file's `info` says, if anything.
+            resume: What `position` returned to an earlier writer of the same file; what it wrote later is dropped.
+
+        Raises:
+            LussError: pycocotools is not installed; the files of the earlier writer are gone.
+        """
+        _mask_api()
+        self.path = path
+        self.categories = dict(categories)
+        self.info = dict(info or {})
+        self.num_images = 0 if resume is None else resume["num_images"]
+        self.num_annotations = 0 if resume is None else resume["num_annotations"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._files = {section: self._open(section, resume) for section in _SECTIONS}
+
+    def __enter__(self) -> "CocoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.close()
+
+    def add(self, name: str, ids: NDArray[np.integer[Any]]) -> None:
+        """Adds an image and one annotation for every id in its map.
+
+        Args:
+            name: The image's path, as `file_name`; control characters and bytes that are not UTF-8 are escaped.
+            ids: (H, W) ids at the image's size; 0 is background.
+
+        Raises:
+            LussError: An id has no category.
+        """
+        present = [int(found) for found in np.unique(ids) if found]
+        if unknown := [found for found in present if found not in self.categories]:
+            raise LussError(f"{name}: id {unknown[0]} has no category: the label map is not of this set of clusters")
+        self.num_images += 1
+        height, width = ids.shape
+        image = {"id": self.num_images, "file_name": escape_path(name), "width": width, "height": height}
+        self._write("images", image)
+        for found in present:
+            self.num_annotations += 1
+            annotation = {"id": self.num_annotations, "image_id": self.num_images, "category_id": found}
+            self._write("annotations", {**annotation, **run_length(ids == found), "iscrowd": 0})
+
+    def position(self) -> dict[str, int]:
+        """Brings everything to the disk and says how far it reaches: whole numbers to keep, for `resume`."""
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        lengths = {section: file.tell() for section, file in self._files.items()}
+        return {**lengths, "num_images": self.num_images, "num_annotations": self.num_annotations}
+
+    def finish(self) -> Path:
+        """Joins the parts to the file and removes them.
+
+        Raises:
+            LussError: The disk is full.
+        """
+        self.join()
+        self.close()
+        for section in _SECTIONS:
+            self._part(section).unlink(missing_ok=True)
+        return self.path
+
+    def join(self) -> None:
+        """Joins the parts to the file and keeps them, so that a writer killed right afterwards can still be continued."""
+        self.position()
+        categories = [{"id": key, "name": name} for key, name in sorted(self.categories.items())]
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            file.write(f'{{"info": {_json(self.info)},\n"categories": {_json(categories)}')
+            for section in _SECTIONS:
+                file.write(f',\n"{section}": [')
+                _copy_lines(self._part(section), file)
+                file.write("]")
+            file.write("}\n")
+
+    def close(self) -> None:
+        """Closes the parts and leaves them: for a writer that will be continued."""
+        for file in self._files.values():
+            file.close()
+
+    def _write(self, section: str, value: dict[str, Any]) -> None:
+        self._files[section].write(f"{_json(value)}\n".encode())
+
+    def _part(self, section: str) -> Path:
+        return self.path.with_name(f".{self.path.name}.{section}.part")
+
+    def _open(self, section: str, resume: Mapping[str, int] | None) -> IO[bytes]:
+        part = self._part(section)
+        if resume is None:
+            return open(part, "wb")
+        if not part.is_file() or part.stat().st_size < resume[section]:
+            raise LussError(f"{part} is gone or was cut, so the export cannot continue: delete {self.path.parent}")
+        os.truncate(part, resume[section])
+        return open(part, "ab")
+
+
+def run_length(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """A mask as COCO stores it.
+
+    Args:
+        mask: (H, W) truth values, at least one of them true.
+
+    Returns:
+        `segmentation` (size [H, W] and compressed counts as text), `area` in pixels, and `bbox` [left, top, width, height].
+
+    Raises:
+        LussError: pycocotools is not installed.
+    """
+    api = _mask_api()
+    coded = api.encode(np.asfortranarray(mask, np.uint8))
+    segmentation = {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode("ascii")}
+    return {"segmentation": segmentation, "area": int(api.area(coded)), "bbox": [int(v) for v in api.toBbox(coded)]}
+
+
+def _mask_api() -> Any:
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise LussError("pycocotools is not installed: pip install 'luss[coco]', or choose the format png") from error
+    return mask
+
+
+def _copy_lines(part: Path, file: IO[str]) -> None:
+    with open(part, encoding="utf-8") as lines:
+        for number, line in enumerate(lines):
+            file.write(f"{',' if number else ''}\n{line.rstrip()}")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+class CocoExport:
+    """The format `coco` of `luss export`: `annotations.json` in a folder."""
+
+    def __init__(self, folder: Path, images: LabelledImages, position: Mapping[str, int] | None) -> None:
+        """Args:
+        folder: Of the export.
+        images: What is exported.
+        position: Where an earlier try stopped.
+        """
+        info = {"description": f"pseudo labels of {images.split}, one mask for every cluster of an image"}
+        self._images, self._unsaved = images, 0
+        self._writer = CocoWriter(folder / "annotations.json", images.categories, info=info, resume=position)
+
+    def write(self, index: int, ids: NDArray[np.integer[Any]]) -> bool:
+        """See `luss.export.job.Writer.write`."""
+        self._writer.add(self._images.name(index), ids)
+        self._unsaved += 1
+        return self._unsaved >= SAVE_EVERY
+
+    def position(self) -> dict[str, Any]:
+        """See `luss.export.job.Writer.position`."""
+        self._unsaved = 0
+        return self._writer.position()
+
+    def finish(self) -> None:
+        """See `luss.export.job.Writer.finish`."""
+        self._writer.join()
+
+    def close(self) -> None:
+        """See `luss.export.job.Writer.close`."""
+        self._writer.close()

@@ -1,0 +1,135 @@
+"""The segmenter as one graph of tensors: photograph in, labels out. What the ONNX and torch.export files hold."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+import luss.compat  # noqa: F401  (before timm)
+from luss.models.segmenter import SegmentationNetwork, object_logits
+from luss.settings import PredictSettings
+
+# isort: split
+from timm.layers import padding
+
+INPUT, OUTPUTS = "images", ("logits", "labels")
+# torch specialises sizes of 0 and 1, so the example has none; its sides differ so that they are not taken for one.
+_EXAMPLE = (2, 3, 64, 96)
+
+
+class DecodedSegmenter(nn.Module):
+    """Normalisation, network, and the decision of each pixel."""
+
+    def __init__(self, network: SegmentationNetwork, settings: PredictSettings) -> None:
+        """Takes over the network; `settings` say how logits become labels."""
+        super().__init__()
+        self.network = network
+        self.total_foreground, self.image_weight = settings.total_foreground, settings.image_weight
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(network.backbone.mean)[:, None, None])
+        self.register_buffer("std", torch.tensor(network.backbone.std)[:, None, None])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Segments images of one shape.
+
+        Args:
+            images: (B, 3, H, W) float32 RGB in 0..1, resized as `luss predict` does (short side, antialiased bilinear).
+
+        Returns:
+            (B, C + 1, h, w) float32 logits as decided upon, and (B, H, W) int64 ids, 0 = background.
+        """
+        logits = self.network((images - self.mean) / self.std)
+        logits = object_logits(logits, total_foreground=self.total_foreground, image_weight=self.image_weight).float()
+        size = (images.shape[2], images.shape[3])
+        return logits, F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced segmenter.
+
+    Attributes:
+        program: The graph.
+        dynamic: Whether batch, height and width are free; else only batches of the example's shape fit.
+        smallest_side: Pixels that both sides need where they are free: torch takes a map of one position for another program.
+        example: (B, 3, H, W) of the images it was traced with.
+    """
+
+    program: ExportedProgram
+    dynamic: bool
+    smallest_side: int
+    example: tuple[int, int, int, int]
+
+
+def trace(network: SegmentationNetwork, settings: PredictSettings) -> Graph:
+    """Traces a segmenter with free batch, height and width, or, for a network that is built for one size, at a fixed one.
+
+    Args:
+        network: On the CPU, in eval mode.
+        settings: How logits become labels; a fixed size is `short_side` squared.
+    """
+    module = DecodedSegmenter(network, settings).eval()
+    smallest_side = network.backbone.strides[-1] + 1
+    free = {INPUT: {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+    with quiet_tracing(), _whole_number_padding(), torch.no_grad():
+        try:
+            program = torch.export.export(module, (torch.zeros(_EXAMPLE),), dynamic_shapes=free)
+            return Graph(program, True, smallest_side, _EXAMPLE)
+        except Exception:
+            # A transformer with fixed positions cannot have a free size; which error says so differs between versions of torch.
+            fixed = (1, 3, settings.short_side, settings.short_side)
+            return Graph(torch.export.export(module, (torch.zeros(fixed),)), False, settings.short_side, fixed)
+
+
+def graph_notes(graph: Graph, settings: PredictSettings, names: Mapping[int, str], **extra: Any) -> dict[str, Any]:
+    """What a program that runs the graph has to know, as JSON values."""
+    batch, _, height, width = graph.example
+    return {
+        "input": {
+            "name": INPUT,
+            "shape": ["batch", 3, "height", "width"] if graph.dynamic else [batch, 3, height, width],
+            "smallest_side": graph.smallest_side,
+            "values": "float32 RGB in 0..1, not normalised; the image resized so that its short side is `short_side`, antialiased",
+        },
+        "outputs": {
+            "logits": "float32 (batch, classes, height / stride, width / stride)",
+            "labels": "int64 (batch, height, width), 0 = background",
+        },
+        "short_side": settings.short_side,
+        "max_aspect": settings.max_aspect,
+        "names": {str(i): name for i, name in sorted(names.items())},
+        **extra,
+    }
+
+
+@contextlib.contextmanager
+def _whole_number_padding() -> Iterator[None]:
+    """Lets timm compute "same" padding without `math.ceil`, which a .pt2 file cannot hold (torch 2.13); the numbers are the same."""
+    usual: Any = padding.get_same_padding
+
+    def whole(x: Any, kernel_size: int, stride: int, dilation: int) -> Any:
+        if isinstance(x, Tensor):
+            return usual(x, kernel_size, stride, dilation)
+        return max((-(-x // stride) - 1) * stride + (kernel_size - 1) * dilation + 1 - x, 0)
+
+    padding.get_same_padding = whole
+    try:
+        yield
+    finally:
+        padding.get_same_padding = usual
+
+
+@contextlib.contextmanager
+def quiet_tracing() -> Iterator[None]:
+    """Mutes what torch says to its own developers while it traces and converts; the result is checked by its labels."""
+    with warnings.catch_warnings():
+        # torch's tree utilities use a class of their own that they have deprecated (torch 2.13).
+        warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.*", category=FutureWarning)
+        yield

@@ -1,0 +1,130 @@
+"""Tar shards for the library webdataset: the bytes of the image file, its mask and a few facts, in the order of the images.
+
+A sample has the members `<key>.<suffix of the image>`, `<key>.seg.png` (ids of ImageNet-S, id = R + 256 G) and
+`<key>.json`; the key is the image's number. Equal labels and images give equal bytes: members carry no dates or owners.
+"""
+
+import contextlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from luss.data.imagenet_s import encode_mask
+from luss.data.skipped import escape_path
+from luss.errors import LussError
+from luss.export.job import MissingImage
+from luss.export.labelled import LabelledImages
+from luss.files import TEMPORARY_SUFFIX, is_disk_full
+from luss.labels.writer import Labels
+
+SHARD_BYTES = 512 << 20
+"""A shard is closed when it has reached this size; one image more at most."""
+
+
+class ShardWriter:
+    """The format `webdataset` of `luss export`: `<split>-000000.tar`, ...; a shard appears when it is complete."""
+
+    def __init__(
+        self,
+        folder: Path,
+        images: LabelledImages,
+        position: Mapping[str, int] | None,
+        *,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
+        """Args:
+        folder: Of the export; made when absent.
+        images: What is exported.
+        position: Where an earlier try stopped: always behind a complete shard.
+        shard_bytes: Size at which a shard is closed.
+        """
+        self._folder, self._images, self._limit = folder, images, shard_bytes
+        self._shard = 0 if position is None else position["shards"]
+        self._file: IO[bytes] | None = None
+        self._tar: tarfile.TarFile | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, index: int, ids: Labels) -> bool:
+        """See `luss.export.job.Writer.write`; true when the shard is full."""
+        path = self._images.image(index)
+        try:
+            image = path.read_bytes()
+        except OSError as error:
+            raise MissingImage(f"cannot be read: {error.strerror}") from error
+        with self._reporting():
+            tar = self._open()
+            key = f"{index:09d}"
+            _add(tar, f"{key}{path.suffix.lower()}", image)
+            _add(tar, f"{key}.seg.png", _png(ids))
+            _add(tar, f"{key}.json", json.dumps(self._facts(index, ids), ensure_ascii=False).encode())
+        assert self._file is not None
+        return self._file.tell() >= self._limit
+
+    def position(self) -> dict[str, Any]:
+        """See `luss.export.job.Writer.position`: closes the shard."""
+        if self._tar is not None and self._file is not None:
+            with self._reporting():
+                self._tar.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
+                os.replace(self._temporary(), self._folder / self._name())
+            self._tar = self._file = None
+            self._shard += 1
+        return {"shards": self._shard}
+
+    def finish(self) -> None:
+        """See `luss.export.job.Writer.finish`."""
+        self.position()
+
+    def close(self) -> None:
+        """See `luss.export.job.Writer.close`; an unfinished shard is written again by the next try."""
+        if self._file is not None:
+            self._file.close()
+            self._temporary().unlink(missing_ok=True)
+
+    def _facts(self, index: int, ids: Labels) -> dict[str, Any]:
+        height, width = ids.shape
+        clusters = [int(found) for found in np.unique(ids) if found]
+        return {"name": escape_path(self._images.name(index)), "width": width, "height": height, "clusters": clusters}
+
+    def _open(self) -> tarfile.TarFile:
+        if self._tar is None:
+            self._file = open(self._temporary(), "wb")  # noqa: SIM115  (lives with the shard)
+            self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        return self._tar
+
+    def _name(self) -> str:
+        return f"{self._images.split}-{self._shard:06d}.tar"
+
+    def _temporary(self) -> Path:
+        return self._folder / f".{self._name()}{TEMPORARY_SUFFIX}"
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Any:
+        try:
+            yield
+        except OSError as error:
+            if is_disk_full(error):
+                raise LussError(
+                    f"the disk that holds {self._folder} is full: free some space and run the same command again, it continues"
+                ) from error
+            raise
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o644
+    tar.addfile(member, io.BytesIO(content))
+
+
+def _png(ids: Labels) -> bytes:
+    buffer = io.BytesIO()
+    encode_mask(ids).save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,101 @@
+"""Segmentation labels of YOLO: a text file an image with one polygon a line, and `data.yaml`.
+
+Every 4-connected region of a cluster is one object. A line is `class x1 y1 x2 y2 ...`, coordinates as shares of the image's
+width and height; the class is the cluster's id - 1, so that no cluster changes its number when others are dropped. YOLO
+finds `labels/<split>/x.txt` for `images/<split>/x.jpg`, so the images are linked beside the labels.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luss.export.contours import joined, regions
+from luss.export.job import FileWriter, MissingImage
+from luss.export.labelled import LabelledImages
+from luss.files import TEMPORARY_SUFFIX, write_text
+from luss.labels.writer import Labels
+
+TOLERANCE = 0.75
+"""Pixels by which an outline may leave the pixel edges: a diagonal's stairs become one line, and no detail goes."""
+
+
+def polygons(ids: NDArray[np.integer[Any]], *, tolerance: float = TOLERANCE) -> list[tuple[int, NDArray[np.float64]]]:
+    """The objects of a label map.
+
+    Args:
+        ids: (H, W) ids; 0 is background.
+        tolerance: See `luss.export.contours.simplify`.
+
+    Returns:
+        Id and (P, 2) corners as shares of width and height in [0, 1], by id and then by the first pixel.
+    """
+    size = np.array([ids.shape[1], ids.shape[0]], np.float64)
+    return [
+        (int(found), joined(region, tolerance) / size)
+        for found in np.unique(ids)
+        if found
+        for region in regions(ids == found)
+    ]
+
+
+def label_text(ids: NDArray[np.integer[Any]]) -> str:
+    """The content of an image's label file; empty where all is background."""
+    lines = []
+    for found, corners in polygons(ids):
+        numbers = " ".join(f"{value:.6g}" for value in corners.ravel())
+        lines.append(f"{found - 1} {numbers}\n")
+    return "".join(lines)
+
+
+def yolo_export(folder: Path, images: LabelledImages) -> FileWriter:
+    """The format `yolo` of `luss export`: `images/<split>`, `labels/<split>`; see `write_data_yaml`.
+
+    Args:
+        folder: Of the export.
+        images: What is exported. Image files are linked, not copied.
+    """
+    stems: dict[int, PurePosixPath] = {}
+
+    def check(index: int) -> None:
+        if not images.image(index).is_file():
+            raise MissingImage("does not exist any more")
+        stems[index] = PurePosixPath(images.mask_name(index)).with_suffix("")
+
+    def write(index: int, ids: Labels) -> None:
+        stem, source = stems.pop(index), images.image(index)
+        _link(folder / "images" / images.split / f"{stem}{source.suffix}", source)
+        write_text(folder / "labels" / images.split / f"{stem}.txt", label_text(ids))
+
+    return FileWriter(write, check=check)
+
+
+def write_data_yaml(folder: Path, images: LabelledImages) -> None:
+    """Writes `data.yaml`: where the images are and the name of every class.
+
+    Clusters that are not in use keep their places, because classes are numbered without gaps.
+    """
+    categories = images.categories
+    # No `path`: it would tie the folder to its place, and without it YOLO takes the folder of the file.
+    lines = [f"train: images/{images.split}", f"val: images/{images.split}", "names:"]
+    for cluster in range(1, images.num_clusters + 1):
+        # A JSON string is a YAML string, whatever is in it.
+        name = json.dumps(categories.get(cluster, f"unused {cluster}"), ensure_ascii=False)
+        lines.append(f"  {cluster - 1}: {name}")
+    write_text(folder / "data.yaml", "\n".join(lines) + "\n")
+
+
+def _link(path: Path, source: Path) -> None:
+    """A symbolic link, or a copy where the disk knows no links, that is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[-60:]}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(source.absolute())
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, path)

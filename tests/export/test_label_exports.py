@@ -1,0 +1,366 @@
+"""The formats of labels: read back by the programs they are for, the same bytes after any stop, and a data card."""
+
+import gc
+import hashlib
+import json
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+import yaml
+from PIL import Image
+from pycocotools.coco import COCO
+from small_labels import NAMES, NUM_CLUSTERS, small_labels
+from test_label_contours import filled
+
+from luss.data.imagenet_s import decode_mask, read_mask
+from luss.errors import LussError
+from luss.export.card import CardFacts, card, clusters_csv, write_card
+from luss.export.coco import CocoExport, CocoWriter
+from luss.export.job import ExportFolder, Tally, Writer, export_images
+from luss.export.labelled import StoredLabels
+from luss.export.masks import mask_export, write_palette_mask
+from luss.export.standalone_dataset import PseudoLabelDataset
+from luss.export.torch_snippet import TorchFolder
+from luss.export.webdataset import ShardWriter
+from luss.export.yolo import label_text, polygons, write_data_yaml, yolo_export
+from luss.labels.layers import Edits
+from luss.labels.palette import palette
+from luss.labels.store import LabelStore
+from luss.labels.writer import Labels
+
+Make = Callable[[Path, StoredLabels, dict[str, Any] | None], Writer]
+FORMATS: dict[str, Make] = {
+    "png": lambda out, images, position: mask_export(out, images, coloured=False),
+    "palette": lambda out, images, position: mask_export(out, images, coloured=True),
+    "coco": CocoExport,
+    "yolo": lambda out, images, position: yolo_export(out, images),
+    "torch": lambda out, images, position: TorchFolder(out, images),
+    "webdataset": lambda out, images, position: ShardWriter(out, images, position, shard_bytes=6000),
+}
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> StoredLabels:
+    return small_labels(tmp_path / "data")
+
+
+def export(name: str, images: StoredLabels, out: Path, **options: Any) -> Tally:
+    folder = ExportFolder(out, {"format": name}, images.num_clusters)
+    return export_images(folder, images, lambda position: FORMATS[name](out, images, position), **options)
+
+
+def content(folder: Path) -> dict[str, str]:
+    """Every file but the record of the work, which says when it was saved last."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "export.json"
+    }
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+class StoppingAt(StoredLabels):
+    """Labels that cannot be read from one image on."""
+
+    at = 0
+
+    def label_map(self, index: int) -> Labels | None:
+        if index == self.at:
+            raise Stopped
+        return super().label_map(index)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_that_was_stopped_anywhere_ends_with_the_same_bytes(
+    name: str, images: StoredLabels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luss.export.job.SAVE_EVERY", 2)
+    monkeypatch.setattr("luss.export.coco.SAVE_EVERY", 2)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = export(name, images, whole)
+    for at in range(len(images)):
+        stopping = StoppingAt(images.store, images.image_root)
+        object.__setattr__(stopping, "at", at)
+        with pytest.raises(Stopped):
+            export(name, stopping, parts)
+    assert not ExportFolder(parts, {"format": name}, NUM_CLUSTERS).complete
+    found = export(name, images, parts)
+    assert content(parts) == content(whole)
+    assert (found.num_images, found.pixels.tolist()) == (expected.num_images, expected.pixels.tolist())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_complete_export_is_not_made_again(name: str, images: StoredLabels, tmp_path: Path) -> None:
+    first = export(name, images, tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    stopping = StoppingAt(images.store, images.image_root)
+    again = export(name, stopping, tmp_path / "out")
+    assert again.pixels.tolist() == first.pixels.tolist()
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
+
+
+@pytest.mark.parametrize("name", ["coco", "png"])
+def test_a_stop_between_the_last_file_and_the_record_does_no_harm(
+    name: str, images: StoredLabels, tmp_path: Path
+) -> None:
+    def stop() -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        export(name, images, tmp_path / "out", finish=stop)
+    export(name, images, tmp_path / "out")
+    export(name, images, tmp_path / "whole")
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["yolo", "webdataset"])
+def test_a_missing_image_is_listed_and_left_out(name: str, images: StoredLabels, tmp_path: Path) -> None:
+    images.image(4).unlink()
+    tally = export(name, images, tmp_path / "out")
+    assert tally.num_images == len(images) - 1
+    assert str(images.image(4)) in (tmp_path / "out" / "skipped.csv").read_text()
+
+
+def test_without_any_image_there_is_no_export(images: StoredLabels, tmp_path: Path) -> None:
+    elsewhere = StoredLabels(images.store, tmp_path / "nowhere")
+    with pytest.raises(LussError, match="no image of train could be exported"):
+        export("yolo", elsewhere, tmp_path / "out")
+
+
+def test_a_folder_with_another_export_or_with_other_files_is_refused(images: StoredLabels, tmp_path: Path) -> None:
+    export("png", images, tmp_path / "out")
+    with pytest.raises(LussError, match=r"holds another export \(format differ"):
+        export("coco", images, tmp_path / "out")
+    with pytest.raises(LussError, match="holds other files"):
+        export("png", images, tmp_path / "data")
+    with pytest.raises(LussError, match="is a file"):
+        export("png", images, tmp_path / "out" / "export.json")
+
+
+def test_png_masks_hold_the_label_maps_and_no_two_images_share_one(images: StoredLabels, tmp_path: Path) -> None:
+    export("png", images, tmp_path / "out")
+    names = [images.mask_name(index) for index in range(len(images))]
+    assert names[:3] == ["dog/a.jpg.png", "dog/a.png.png", "dog/b.c.png"]
+    assert len(set(names)) == len(NAMES)
+    for index, name in enumerate(names):
+        np.testing.assert_array_equal(read_mask(tmp_path / "out" / "masks" / name), images.label_map(index))
+
+
+def test_palette_pictures_hold_the_ids_and_show_the_colours(images: StoredLabels, tmp_path: Path) -> None:
+    export("palette", images, tmp_path / "out")
+    with Image.open(tmp_path / "out" / "masks" / "f.png") as picture:
+        assert picture.mode == "P"
+        ids = images.label_map(5)
+        np.testing.assert_array_equal(np.asarray(picture), ids)
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), palette(6)[ids])
+
+
+def test_palette_pictures_of_too_many_clusters_name_the_other_format(tmp_path: Path) -> None:
+    images = small_labels(tmp_path / "data", num_clusters=300)
+    with pytest.raises(LussError, match="there is a cluster 300: use the format png"):
+        export("palette", images, tmp_path / "out")
+    with pytest.raises(LussError, match="cluster 256"):
+        write_palette_mask(tmp_path / "x.png", np.array([[256]]))
+    images.store.layers.add(Edits(drop=tuple(range(200, 301))))
+    few = StoredLabels(LabelStore.open(tmp_path / "data" / "labels"), images.image_root)
+    assert export("palette", few, tmp_path / "few").num_images == len(NAMES)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_pycocotools_reads_the_label_maps_back(
+    images: StoredLabels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images.store.names[2] = "Hündin"
+    export("coco", images, tmp_path / "out")
+    coco = COCO(tmp_path / "out" / "annotations.json")
+    assert {key: value["name"] for key, value in coco.cats.items()}[2] == "Hündin"
+    assert len(coco.imgs) == len(NAMES)
+    for index in range(len(images)):
+        expected = images.label_map(index)
+        assert expected is not None
+        found = np.zeros_like(expected)
+        for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[index + 1])):
+            mask = coco.annToMask(annotation)
+            found[mask > 0] = annotation["category_id"]
+            assert annotation["area"] == mask.sum()
+            left, top, width, height = annotation["bbox"]
+            assert mask[top : top + height, left : left + width].sum() == mask.sum()
+        np.testing.assert_array_equal(found, expected)
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_coco_writer_refuses_ids_without_a_category_and_continues_only_what_is_there(tmp_path: Path) -> None:
+    with (
+        pytest.raises(LussError, match=r"a\.jpg: id 2 has no category"),
+        CocoWriter(tmp_path / "a.json", {1: "x"}) as writer,
+    ):
+        writer.add("a.jpg", np.array([[0, 2]]))
+    assert not (tmp_path / "a.json").exists()
+    with pytest.raises(LussError, match="is gone or was cut"):
+        CocoWriter(
+            tmp_path / "b.json", {}, resume={"images": 5, "annotations": 0, "num_images": 1, "num_annotations": 0}
+        )
+
+
+def test_yolo_polygons_fill_to_the_label_map(images: StoredLabels) -> None:
+    ids = images.label_map(6)
+    assert ids is not None
+    found = np.zeros_like(ids)
+    for cluster, corners in polygons(ids, tolerance=0):
+        found[filled(corners * [ids.shape[1], ids.shape[0]], ids.shape)] = cluster
+    np.testing.assert_array_equal(found, ids)
+
+
+def test_a_yolo_label_is_a_class_and_corners_between_0_and_1() -> None:
+    assert label_text(np.array([[0, 0], [0, 3]])) == "2 1 1 0.5 1 0.5 0.5 1 0.5\n"
+    assert label_text(np.zeros((4, 4), int)) == ""
+
+
+def test_a_yolo_folder_has_a_label_for_every_linked_image_and_names(images: StoredLabels, tmp_path: Path) -> None:
+    images.store.names[3] = "a: [dog] \\"
+    out = tmp_path / "out"
+    export("yolo", images, out, finish=lambda: write_data_yaml(out, images))
+    facts = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
+    assert facts["names"][2] == "a: [dog] \\"
+    assert len(facts["names"]) == NUM_CLUSTERS
+    linked = [path for path in (out / facts["train"]).rglob("*") if path.is_symlink()]
+    assert len(linked) == len(NAMES)
+    for path in linked:
+        label = Path(str(path).replace("/images/", "/labels/")).with_suffix(".txt")
+        assert label.is_file()
+        assert path.read_bytes() == path.resolve().read_bytes()
+    targets = {path.name: path.resolve().name for path in linked if path.parent.name == "dog"}
+    assert targets == {"a.jpg.jpg": "a.jpg", "a.png.png": "a.png", "b.c.png": "b.c.png"}
+
+
+def test_a_dropped_cluster_keeps_its_place_among_the_classes_of_yolo(images: StoredLabels, tmp_path: Path) -> None:
+    images.store.layers.add(Edits(drop=(2,)))
+    edited = StoredLabels(LabelStore.open(tmp_path / "data" / "labels"), images.image_root)
+    write_data_yaml(tmp_path, edited)
+    names = yaml.safe_load((tmp_path / "data.yaml").read_text())["names"]
+    assert (names[1], names[2]) == ("unused 2", "cluster 3")
+
+
+# The library leaves the last shard to the garbage collector.
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_webdataset_reads_images_masks_and_names_back_in_order(images: StoredLabels, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export("webdataset", images, out)
+    shards = sorted(str(path) for path in out.glob("*.tar"))
+    assert len(shards) > 1
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False))
+    assert len(samples) == len(NAMES)
+    for index, sample in enumerate(samples):
+        facts = json.loads(sample["json"])
+        ids = images.label_map(index)
+        assert ids is not None
+        assert (facts["height"], facts["width"]) == ids.shape
+        assert facts["clusters"] == [int(found) for found in np.unique(ids) if found]
+        assert sample[images.image(index).suffix[1:]] == images.image(index).read_bytes()
+        path = tmp_path / "mask.png"
+        path.write_bytes(sample["seg.png"])
+        np.testing.assert_array_equal(read_mask(path), ids)
+    assert json.loads(samples[3]["json"])["name"] == "ünïcode/\\xff.png"
+    decoded = next(iter(webdataset.WebDataset(shards, shardshuffle=False).decode("pil")))
+    np.testing.assert_array_equal(decode_mask(decoded["seg.png"]), images.label_map(0))
+    gc.collect()
+
+
+@pytest.mark.parametrize("edits", [None, Edits(threshold=0.7, merge=((1, 4),), drop=(5,), names={1: "dog"})])
+def test_the_dataset_file_gives_what_the_store_gives(
+    images: StoredLabels, tmp_path: Path, edits: Edits | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if edits is not None:
+        images.store.layers.add(edits)
+    edited = StoredLabels(LabelStore.open(tmp_path / "data" / "labels"), images.image_root)
+    out = tmp_path / "out"
+    export("torch", edited, out)
+    monkeypatch.setattr(sys, "path", [str(out), *sys.path])
+    data = PseudoLabelDataset(out)
+    assert (out / "dataset.py").read_bytes() == Path(
+        sys.modules[PseudoLabelDataset.__module__].__file__ or ""
+    ).read_bytes()
+    assert len(data) == len(NAMES)
+    for index, name in enumerate(NAMES):
+        image, label, found = data[index]
+        assert (found, image.size) == (name, label.shape[::-1])
+        expected = edited.label_map(index)
+        assert expected is not None
+        assert torch.equal(label, torch.from_numpy(expected.astype(np.int64)))
+    assert data.names[1] == edited.categories[1]
+
+
+def test_the_dataset_file_imports_nothing_of_luss() -> None:
+    source = Path(sys.modules[PseudoLabelDataset.__module__].__file__ or "").read_text(encoding="utf-8")
+    assert "import luss" not in source
+    assert "from luss" not in source
+
+
+def test_the_dataset_file_refuses_another_image_of_the_same_name(images: StoredLabels, tmp_path: Path) -> None:
+    export("torch", images, tmp_path / "out")
+    Image.new("RGB", (3, 3)).save(images.image(4))
+    with pytest.raises(ValueError, match=r"e\.png is not the image that was labelled"):
+        PseudoLabelDataset(tmp_path / "out")[4]
+
+
+def test_the_card_says_what_a_stranger_needs(images: StoredLabels, tmp_path: Path) -> None:
+    tally = export("png", images, tmp_path / "out")
+    facts = CardFacts(
+        title="photos: train",
+        format_text="masks",
+        origin="Pseudo labels.",
+        threshold=0.4,
+        threshold_source="validation",
+        used_labels=True,
+        made={"luss": "0.1.0"},
+        settings={"cluster": {"cluster.num_clusters": 5}},
+    )
+    names = {**images.categories, 2: "dog | wolf"}
+    text = card(facts, tally, names, num_skipped=3)
+    assert "images: 7\n" in text
+    assert "left out: 3 images" in text
+    assert "threshold: 0.4000, searched on the validation masks: ground truth was used" in text
+    assert "cluster.num_clusters=5" in text
+    assert "That of the source images, to be stated by you." in text
+    assert f"| 2 | dog \\| wolf | {tally.images[2]} |" in text
+    rows = clusters_csv(tally, names).splitlines()
+    assert rows[0] == "id,name,images,pixels"
+    assert sum(int(row.rsplit(",", 1)[1]) for row in rows[1:]) == tally.pixels.sum()
+    write_card(tmp_path / "out", facts, tally, names, num_skipped=3)
+    assert (tmp_path / "out" / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_a_card_of_very_many_clusters_stays_readable() -> None:
+    names = {cluster: f"cluster {cluster}" for cluster in range(1, 5001)}
+    text = card(CardFacts("t", "f", "o"), Tally.empty(5000), names, num_skipped=0)
+    assert text.count("\n| ") == 1001
+    assert "4000 more in `clusters.csv`" in text
+
+
+def peak_of_coco(path: Path, num: int) -> int:
+    ids = np.ones((8, 8), np.uint16)
+    tracemalloc.start()
+    try:
+        with CocoWriter(path, {1: "dog"}) as writer:
+            for index in range(num):
+                writer.add(f"{index:07d}.jpg", ids)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_of_the_coco_writer_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
+    peak_of_coco(tmp_path / "warm.json", 10)
+    few, many = (peak_of_coco(tmp_path / f"{num}.json", num) for num in (200, 2000))
+    assert many < few + 50_000  # 1800 more annotations are 300 kB of text
