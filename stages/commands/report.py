@@ -1,0 +1,132 @@
+"""`luss report`: a page to look at a run with."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from luss.errors import LussError
+from stages.commands.base import run_argument
+
+HELP = "write a page to look at a run, name its clusters and mark them to merge or drop"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    run_argument(parser)
+    parser.add_argument("--out", type=Path, help="folder to write; RUN/report unless given")
+    parser.add_argument(
+        "--clusters", type=int, metavar="N", help="pictures only of the N largest clusters; all of them unless given"
+    )
+    parser.add_argument("--images-per-cluster", type=int, default=12, metavar="N", help="4 to 60, default 12")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Writes the report and says where it is."""
+    from luss.report.build import build_report
+
+    source = report_source(options.run)
+    out = options.out or options.run / "report"
+    console = Console()
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=console, transient=True, disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        summary = build_report(
+            source,
+            out,
+            max_clusters=options.clusters,
+            images_per_cluster=options.images_per_cluster,
+            on_progress=show,
+        )
+    for problem in summary.problems:
+        console.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
+    size = summary.num_bytes / 1e6
+    text = f"{summary.num_clusters} clusters with pictures ({summary.num_drawn} drawn now), {size:.1f} MB"
+    console.print(text, highlight=False)
+    console.print(f"open {summary.page} in a browser", highlight=False, markup=False, soft_wrap=True)
+
+
+def report_source(folder: Path) -> Any:
+    """What `luss.report.build` wants to know of a run, from its folder.
+
+    Returns:
+        A `luss.report.source.ReportSource`; its problems name the data folder where that is gone.
+
+    Raises:
+        LussError: The folder holds no run.
+    """
+    from luss.report.source import ReportSource
+    from stages.manifest import EMBEDDED, data_layout, num_classes
+    from stages.summary import settings_of_run
+
+    if not folder.is_dir():
+        raise LussError(f"{folder} is not the folder of a run: give one, such as outputs/demo")
+    run = settings_of_run(folder)
+    stages, metrics = _stage_rows(run, folder), _metric_rows(run)
+    try:
+        layout = data_layout(run.data)
+    except LussError as error:
+        return ReportSource(folder, run, stages, metrics, problems=(f"data: {error}",))
+    return ReportSource(
+        folder,
+        run,
+        stages,
+        metrics,
+        masks={split: path for split, path in layout.masks.items() if split in run.data.evaluate},
+        num_classes=num_classes(run, layout),
+        folders_are_categories=layout.images.get("train") != layout.root or run.data.root == EMBEDDED,
+    )
+
+
+def _stage_rows(run: Any, folder: Path) -> dict[str, Any]:
+    """The stages of the run's protocols, and those of others that have begun."""
+    from luss.files import read_json
+    from luss.report.source import StageRow
+    from stages.base import DONE, stage_state
+    from stages.registry import STAGES, stages_of
+
+    rows, own = {}, stages_of(run)
+    for name, stage in STAGES.items():
+        state = stage_state(stage, run, folder, STAGES)
+        if name not in own and state.kind == "missing":
+            continue
+        path = folder / name / DONE
+        record = read_json(path) if path.is_file() else {}
+        rows[name] = StageRow(
+            name,
+            state.kind,
+            state.detail,
+            state.seconds,
+            peak_memory_mb=int(record.get("peak_memory_mb", 0)),
+            finished=str(record.get("finished", "")),
+            identity=str(record.get("id", "")),
+            inputs=record.get("inputs", {}),
+        )
+    return rows
+
+
+def _metric_rows(run: Any) -> tuple[Any, ...]:
+    """The results that `luss status` counts as the run's, and its baselines."""
+    from luss.report.source import MetricRow
+    from stages.summary import result_rows
+
+    found = []
+    for row in result_rows(run):
+        baseline = row.protocol.removeprefix("baseline: ")
+        if baseline != row.protocol:
+            found.append(MetricRow("baseline", baseline, row.split, row.metrics))
+        elif row.protocol == "unsupervised":
+            found.append(MetricRow("run", row.run, row.split, row.metrics))
+        else:
+            found.append(MetricRow("protocol", f"{row.run}, {row.protocol}", row.split, row.metrics))
+    return tuple(found)
