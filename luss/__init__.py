@@ -1,3 +1,89 @@
-"""Large-scale unsupervised semantic segmentation: from a folder of unlabelled images to pixel masks of discovered categories."""
+"""Large-scale unsupervised semantic segmentation: from a folder of unlabelled images to pixel masks of discovered categories.
+
+The names below are what a notebook needs; each has an example in its docstring. They are imported when they are first used, so that
+`import luss` is instant.
+
+    run, run_stage           the pipeline, or one stage of it
+    load_config              a run's settings from YAML and words
+    Segmenter, Segmentation  a trained model: images in, label maps and confidence out
+    PseudoLabels             images with their pseudo labels as a torch data set
+    LabelStore               the label maps themselves: any size, any crop, any threshold
+    evaluate                 the metrics of ImageNet-S for folders of predictions and masks
+    hungarian                the matching of clusters to categories
+    Manifest                 the list of images of a run
+    make_shapes              the embedded data set
+    palette, overlay         colours for clusters, and a label map over its image
+    LussError                what every mistake in the input raises
+"""
+
+import importlib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luss.benchmark.evaluator import evaluate_folders as evaluate
+    from luss.benchmark.matching import hungarian
+    from luss.config import load_config
+    from luss.data.manifest import Manifest
+    from luss.data.shapes import make_shapes
+    from luss.errors import LussError
+    from luss.labels.dataset import PseudoLabels
+    from luss.labels.palette import overlay, palette
+    from luss.labels.store import LabelStore
+    from luss.segmenter import Segmentation, Segmenter
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "LabelStore",
+    "LussError",
+    "Manifest",
+    "PseudoLabels",
+    "Segmentation",
+    "Segmenter",
+    "evaluate",
+    "hungarian",
+    "load_config",
+    "make_shapes",
+    "overlay",
+    "palette",
+]
+
+# Name -> its module, and its name there.
+_HOMES = {
+    "LabelStore": ("luss.labels.store", "LabelStore"),
+    "LussError": ("luss.errors", "LussError"),
+    "Manifest": ("luss.data.manifest", "Manifest"),
+    "PseudoLabels": ("luss.labels.dataset", "PseudoLabels"),
+    "Segmentation": ("luss.segmenter", "Segmentation"),
+    "Segmenter": ("luss.segmenter", "Segmenter"),
+    "evaluate": ("luss.benchmark.evaluator", "evaluate_folders"),
+    "hungarian": ("luss.benchmark.matching", "hungarian"),
+    "load_config": ("luss.config", "load_config"),
+    "make_shapes": ("luss.data.shapes", "make_shapes"),
+    "overlay": ("luss.labels.palette", "overlay"),
+    "palette": ("luss.labels.palette", "palette"),
+}
+
+# The library knows no stages; the package that has them announces these as entry points of this group (pyproject.toml).
+_PROVIDED = ("run", "run_stage")
+_GROUP = "luss.api"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        module, attribute = _HOMES[name]
+        value = getattr(importlib.import_module(module), attribute)
+    elif name in _PROVIDED:
+        found = entry_points(group=_GROUP, name=name)
+        if not found:
+            raise AttributeError(f"no installed package provides luss.{name}: use `from stages.api import {name}`")
+        value = next(iter(found)).load()
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PROVIDED})

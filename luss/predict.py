@@ -5,17 +5,29 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from luss.data.imagenet_s import write_mask
 from luss.data.manifest import Manifest
 from luss.data.resized import normalise, resized_batches
-from luss.models.segmenter import SegmentationNetwork, bounded_label_map, object_logits
+from luss.models.segmenter import (
+    SegmentationNetwork,
+    compared_size,
+    enlarged,
+    label_map,
+    label_map_with_confidence,
+    object_logits,
+)
 from luss.settings import PredictSettings
 from luss.training.precision import Precision
+
+Labels = NDArray[np.uint16]
+Confidence = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -26,11 +38,13 @@ class Predicted:
         index: Manifest index.
         labels: (height, width) uint16 cluster ids, 0 = background, at the image's size; None when it could not be read.
         unreadable: Path and reason then.
+        confidence: (height, width) float32 in [0, 1], where it was asked for, see `segment_batch`.
     """
 
     index: int
-    labels: NDArray[np.uint16] | None
+    labels: Labels | None
     unreadable: tuple[str, str] | None = None
+    confidence: Confidence | None = None
 
 
 @torch.no_grad()
@@ -43,6 +57,8 @@ def predict_images(
     device: torch.device,
     max_image_pixels: int,
     warn: Callable[[str], None] = lambda text: None,
+    with_confidence: bool = False,
+    min_confidence: float = 0.0,
 ) -> Iterator[Predicted]:
     """Label maps of images, in batches of one shape; the order is not that of `indices`.
 
@@ -54,9 +70,10 @@ def predict_images(
         device: Where to compute.
         max_image_pixels: Larger images count as unreadable.
         warn: Told when the precision is replaced.
+        with_confidence: Whether the confidence comes with the labels.
+        min_confidence: Pixels below it become background; from 0 (none) to 1.
     """
     precision = Precision(settings.precision, device, warn=warn)
-    backbone = network.backbone
     for batch in resized_batches(
         manifest,
         indices,
@@ -71,19 +88,83 @@ def predict_images(
             yield Predicted(index, None, (path, reason))
         if not batch.indices:
             continue
-        images = normalise(batch.images, device, mean=backbone.mean, std=backbone.std)
-        with precision.autocast():
-            logits = network(images)
-        logits = object_logits(logits, total_foreground=settings.total_foreground, image_weight=settings.image_weight)
-        for index, scores in zip(batch.indices, logits, strict=True):
-            width, height = manifest.size(index)
-            labels = bounded_label_map(scores, (height, width), max_pixels=settings.max_pixels)
-            yield Predicted(index, labels.cpu().numpy().astype(np.uint16))
+        sizes = [manifest.size(index)[::-1] for index in batch.indices]
+        found = segment_batch(
+            network,
+            batch.images,
+            sizes,
+            settings,
+            precision,
+            with_confidence=with_confidence,
+            min_confidence=min_confidence,
+        )
+        for index, (labels, confidence) in zip(batch.indices, found, strict=True):
+            yield Predicted(index, labels, confidence=confidence)
+
+
+@torch.no_grad()
+def segment_batch(
+    network: SegmentationNetwork,
+    images: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    settings: PredictSettings,
+    precision: Precision,
+    *,
+    with_confidence: bool = False,
+    min_confidence: float = 0.0,
+) -> Iterator[tuple[Labels, Confidence | None]]:
+    """Segments images of one shape; their label maps come one at a time, so that only one of full size is in memory.
+
+    Confidence is the softmax probability of the class that a pixel was given, over the logits that decided it: after `object_logits`,
+    resized bilinearly. It lies in [1 / (C + 1), 1]. It says how clear the choice was, not how often such pixels are right.
+
+    Args:
+        network: On the device of `precision`, in eval mode.
+        images: (B, 3, h, w) uint8.
+        sizes: Height and width of each image's label map.
+        settings: How logits become labels.
+        precision: Number format of the network.
+        with_confidence: Whether the confidence comes with the labels.
+        min_confidence: Pixels below it become background (their confidence stays that of the class they had); from 0 (none) to 1.
+
+    Yields:
+        (height, width) uint16 ids, and (height, width) float32 confidence or None.
+    """
+    backbone = network.backbone
+    pixels = normalise(images, precision.device, mean=backbone.mean, std=backbone.std)
+    with precision.autocast():
+        logits = network(pixels)
+    logits = object_logits(logits, total_foreground=settings.total_foreground, image_weight=settings.image_weight)
+    for scores, size in zip(logits, sizes, strict=True):
+        small = compared_size(size, settings.max_pixels)
+        confidence = None
+        if with_confidence or min_confidence:
+            labels, confidence = label_map_with_confidence(scores, small)
+            labels[confidence < min_confidence] = 0
+        else:
+            labels = label_map(scores, small)
+        # Ids of a photograph of 300 megapixels take 2.4 GB as int64: small ones are enlarged. torch has no index for uint16.
+        narrow = torch.from_numpy(labels.cpu().numpy().astype(np.uint16).view(np.int16))
+        full = enlarged(narrow, size).numpy().view(np.uint16)
+        yield full, enlarged(confidence.cpu(), size).numpy() if with_confidence and confidence is not None else None
 
 
 def mask_name(name: str) -> str:
     """The mask's file of an image: `dog/x.JPEG` -> `dog/x.png`."""
     return str(PurePosixPath(name).with_suffix(".png"))
+
+
+class Named(Protocol):
+    """Images with names, such as a manifest."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def name(self, index: int) -> str:
+        """The image's path below a root, with forward slashes."""
+
+    def names(self) -> Iterator[str]:
+        """All of them, in order."""
 
 
 class MaskNames:
@@ -92,7 +173,7 @@ class MaskNames:
     A folder may hold `x.jpg` and `x.png`: their masks are `x.jpg.png` and `x.png.png`. Keeps 8 bytes for each such name.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Named) -> None:
         """Reads all names once."""
         self._manifest = manifest
         hashes = np.fromiter((_hash(mask_name(name)) for name in manifest.names()), np.uint64, len(manifest))

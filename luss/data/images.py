@@ -92,7 +92,7 @@ def read_image(path: Path, *, min_side: int | None = None, max_pixels: int = MAX
         if min_side is not None:
             image.draft(None, (max(1, min_side), max(1, min_side)))
         image.load()
-        rgb = _to_rgb(image)
+        rgb = to_rgb(image)
         upright = rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
         upright.info = {}
         return upright
@@ -169,8 +169,8 @@ def _orientation(image: ImageFile.ImageFile) -> int:
         return 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """A new RGB image, or the result of a conversion, never the opened file itself (which keeps metadata)."""
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any image as RGB, as `read_image` says; a new image, never the opened file itself (which keeps metadata)."""
     if image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")

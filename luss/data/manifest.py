@@ -77,6 +77,7 @@ def build_manifest(
     max_pixels: int = MAX_PIXELS,
     workers: int = 1,
     verify: Literal["header", "full"] = "header",
+    names: Iterable[str] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int], None] = lambda num_files: None,
 ) -> ManifestSummary:
@@ -93,6 +94,8 @@ def build_manifest(
             from a disk that takes 1 ms a file 770/s with 1 thread, 6,300/s with 8.
         verify: "header" trusts a header that can be read; "full" decodes every image, some ten times slower, and so
             finds truncated files.
+        names: Paths below `image_root` with forward slashes, in the order of the manifest; None = all images that
+            `find_images` finds.
         should_stop: Asked every few dozen images; True ends the work with ManifestStopped.
         on_progress: Called with the number of files looked at so far.
 
@@ -111,7 +114,7 @@ def build_manifest(
     skipped.forget(root)
     num_before = skipped.count
     with replacing(files.table) as table_path, replacing(files.offsets) as offsets_path:
-        names = find_images(root, report=skipped.add)
+        names = find_images(root, report=skipped.add) if names is None else names
         measuring = contextlib.closing(_measure_all(root, names, max_pixels, verify, max(1, workers)))
         with open(table_path, "wb") as table, measuring as results:
             offsets = _write_table(table, results, skipped, should_stop, on_progress)
@@ -137,9 +140,10 @@ class Manifest:
     Every method that takes an id raises IndexError outside 0..len-1.
 
     Example:
-        >>> manifest = Manifest.open(Path("outputs/demo/manifest"), "train")
-        >>> manifest.name(0), manifest.size(0)
-        ('dog/a.jpg', (500, 375))
+        >>> import luss
+        >>> manifest = luss.Manifest.open("outputs/demo/manifest/manifest", "train")
+        >>> manifest.name(0), manifest.size(0)  # width and height
+        ('a.jpg', (80, 60))
     """
 
     def __init__(self, folder: Path, split: str, *, image_root: Path, num_images: int, num_bytes: int) -> None:
@@ -152,7 +156,7 @@ class Manifest:
         self._maps: tuple[mmap.mmap, NDArray[np.uint64]] | None = None
 
     @classmethod
-    def open(cls, folder: Path, split: str) -> "Manifest":
+    def open(cls, folder: Path | str, split: str) -> "Manifest":
         """Opens the manifest of a split.
 
         Args:
@@ -162,6 +166,7 @@ class Manifest:
         Raises:
             LussError: There is no complete manifest of this split, or its files do not belong together.
         """
+        folder = Path(folder)
         facts_path = _Files.of(folder, split).facts
         if not facts_path.exists():
             raise LussError(

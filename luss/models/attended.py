@@ -29,8 +29,13 @@ class AttendedBackbone(nn.Module):
         return features, self.attention(F.normalize(features, dim=1)).float()
 
     @torch.no_grad()
-    def layout(self, images: Tensor, stages: Sequence[int], grid: int) -> Tensor:
-        """Raw layout descriptors of images (B, 3, H, W), see `luss.features.layout`."""
+    def layout(self, images: Tensor, stages: Sequence[int], grid: int, *, mirror: bool = False) -> Tensor:
+        """Raw layout descriptors of images (B, 3, H, W), see `luss.features.layout`.
+
+        With `mirror` the mean over each image and its mirror image, so that an object's descriptor does not say which way it faces.
+        """
+        if mirror:
+            return (self.layout(images, stages, grid) + self.layout(images.flip(-1), stages, grid)) / 2
         return layout_descriptor([oriented_gradients(images), *self.backbone(images)], stages, grid)
 
     def layout_channels(self, stages: Sequence[int]) -> list[int]:

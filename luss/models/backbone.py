@@ -1,10 +1,7 @@
 """The network that turns images into feature maps: any timm model with intermediate features, by name."""
 
-from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
 import luss.compat  # noqa: F401  (before timm)
@@ -13,8 +10,6 @@ from luss.errors import LussError
 # isort: split
 import timm
 
-# Other people's checkpoints wrap the backbone in these names, also several of them.
-_PREFIXES = ("module.", "model.", "backbone.", "encoder_q.", "encoder.", "student.", "net.")
 _NUM_STAGES = 4
 
 
@@ -108,64 +103,3 @@ def create_timm(name: str, *, output_stride: int = 32, pretrained: bool = False)
         if pretrained:
             raise LussError(f"the weights of {name} could not be fetched ({error}): give a file instead") from error
         raise
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads tensors from a .safetensors file or a torch checkpoint, without unpickling code.
-
-    Raises:
-        LussError: The file is absent, damaged, or holds more than tensors and plain containers.
-    """
-    if not path.is_file():
-        raise LussError(f"the weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise LussError(f"{path} cannot be read as weights ({reason})") from error
-    for key in ("state_dict", "model", "teacher", "student"):
-        if isinstance(value, dict) and isinstance(value.get(key), dict):
-            value = value[key]
-    tensors = {str(k): v for k, v in value.items() if isinstance(v, Tensor)} if isinstance(value, dict) else {}
-    if not tensors:
-        raise LussError(f"{path} holds no tensors by name")
-    return tensors
-
-
-def initialise(backbone: Backbone, weights: str) -> list[str]:
-    """Gives a backbone its first weights.
-
-    Args:
-        backbone: Changed in place.
-        weights: "random" (left as built), "timm" (those published under the name), or the path of a file, whose wrapping prefixes
-            ("module.", "backbone.", ...) are stripped.
-
-    Returns:
-        Names of the backbone's tensors that the file did not have (none unless a file was given).
-
-    Raises:
-        LussError: The file fits less than half of the backbone.
-    """
-    if weights == "random":
-        return []
-    if weights == "timm":
-        source = create_timm(backbone.name, output_stride=backbone.output_stride, pretrained=True)
-        backbone.load(source.state_dict())
-        return []
-    own = backbone.model.state_dict()
-    given: dict[str, Tensor] = {}
-    for name, tensor in read_weights(Path(weights)).items():
-        while name not in own and (prefix := next((p for p in _PREFIXES if name.startswith(p)), "")):
-            name = name.removeprefix(prefix)
-        given[name] = tensor
-    fitting = {name: given[name] for name in own if name in given and given[name].shape == own[name].shape}
-    missing = [name for name in own if name not in fitting]
-    if len(fitting) * 2 < len(own):
-        raise LussError(
-            f"{weights} does not fit the backbone {backbone.name!r}: {len(fitting)} of {len(own)} tensors match; missing are "
-            f"{', '.join(missing[:5])}"
-        )
-    backbone.model.load_state_dict(fitting, strict=False)
-    return missing

@@ -1,5 +1,8 @@
 """A trained network as files: safetensors beside a JSON that says how to rebuild it. No pickle."""
 
+import dataclasses
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,16 @@ from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
 from luss.models.backbone import Backbone
 from luss.models.segmenter import SegmentationNetwork
+from luss.settings import PredictSettings
 
 FORMAT_VERSION = 1
+# Since 2 the segmenter's config.json has the digest of its weights; models of format 1 still load.
+SEGMENTER_FORMAT = 2
+WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
+# What turns logits into labels; the other settings of a prediction say where and how fast.
+DECODING = ("short_side", "size_multiple", "max_aspect", "total_foreground", "image_weight", "max_pixels")
+
+_AGAIN = "copy the whole folder again, or run the stage that makes it again (--force)"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
@@ -28,11 +39,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         LussError: The file is absent or damaged.
     """
     if not path.is_file():
-        raise LussError(f"{path} does not exist: run the stage that makes it again (--force)")
+        raise LussError(f"{path} does not exist: {_AGAIN}")
     try:
         return dict(safetensors.torch.load_file(path))
     except Exception as error:
-        raise LussError(f"{path} is damaged ({error}): run the stage that makes it again (--force)") from error
+        raise LussError(f"{path} is damaged ({error}): {_AGAIN}") from error
 
 
 def state_without_duplicates(module: nn.Module) -> dict[str, Tensor]:
@@ -62,19 +73,38 @@ def load_backbone(folder: Path, *, output_stride: int = 0) -> Backbone:
     except (KeyError, TypeError, ValueError) as error:
         raise _edited(folder / "backbone.json", error) from error
     backbone = Backbone(name, output_stride=output_stride or stride)
+    _set_normalisation(backbone, description, folder / "backbone.json")
     backbone.load(load_tensors(folder / "backbone.safetensors"))
     return backbone
 
 
-def save_segmenter(folder: Path, network: SegmentationNetwork, *, num_clusters: int, **extra: Any) -> None:
-    """Writes `model.safetensors` and `config.json`: a folder that can be copied anywhere."""
+def save_segmenter(
+    folder: Path,
+    network: SegmentationNetwork,
+    *,
+    num_clusters: int,
+    names: Mapping[int, str] | None = None,
+    decoding: PredictSettings | None = None,
+    **extra: Any,
+) -> None:
+    """Writes `model.safetensors` and `config.json`: a folder that can be copied anywhere.
+
+    Args:
+        folder: Made when absent.
+        network: Backbone and head.
+        num_clusters: C.
+        names: Names of some or all clusters.
+        decoding: How logits become labels, where that is known.
+        extra: More entries of `config.json`, such as the fingerprint of the stage that trained the network.
+    """
     tensors = {f"backbone.{name}": tensor for name, tensor in network.backbone.export().items()}
     tensors.update({f"head.{name}": tensor for name, tensor in network.head.state_dict().items()})
-    save_tensors(folder / "model.safetensors", tensors)
-    write_json(
-        folder / "config.json",
-        {"format": FORMAT_VERSION, **_describe(network.backbone), "num_clusters": num_clusters, **extra},
-    )
+    save_tensors(folder / WEIGHTS_NAME, tensors)
+    description = {"format": SEGMENTER_FORMAT, **_describe(network.backbone), "num_clusters": num_clusters, **extra}
+    description["names"] = {str(cluster): name for cluster, name in sorted((names or {}).items())}
+    if decoding is not None:
+        description["decoding"] = decoding_entries(decoding)
+    write_json(folder / CONFIG_NAME, {**description, "sha256": sha256_of(folder / WEIGHTS_NAME)})
 
 
 def load_segmenter(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
@@ -84,25 +114,105 @@ def load_segmenter(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
         The network on the CPU, in eval mode, and the content of `config.json`.
 
     Raises:
-        LussError: A file is missing, damaged, or does not fit the other.
+        LussError: A file is missing, damaged, not the one that `config.json` was written for (by its sha256), or of another network.
     """
-    description: dict[str, Any] = read_json(folder / "config.json")
+    description = read_description(folder)
     try:
         name, stride = str(description["name"]), int(description["output_stride"])
         num_clusters = int(description["num_clusters"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _edited(folder / "config.json", error) from error
+        raise _edited(folder / CONFIG_NAME, error) from error
     backbone = Backbone(name, output_stride=stride)
+    _set_normalisation(backbone, description, folder / CONFIG_NAME)
     network = SegmentationNetwork(backbone, num_clusters)
-    tensors = load_tensors(folder / "model.safetensors")
+    tensors = load_tensors(folder / WEIGHTS_NAME)
     backbone.load({name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")})
     try:
         network.head.load_state_dict(
             {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
         )
     except RuntimeError as error:
-        raise LussError(f"{folder / 'model.safetensors'} does not fit its config.json: {error}") from error
+        raise LussError(f"{folder / WEIGHTS_NAME} does not fit its {CONFIG_NAME}: {error}") from error
     return network.eval(), description
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Reads the `config.json` of a segmenter and checks that the weights beside it are the ones it was written for.
+
+    Raises:
+        LussError: A file is missing, damaged, of a newer format, or the weights have changed.
+    """
+    path, weights = folder / CONFIG_NAME, folder / WEIGHTS_NAME
+    for needed in (path, weights):
+        if not needed.is_file():
+            raise LussError(
+                f"{needed} does not exist: a model is the folder of both {CONFIG_NAME} and {WEIGHTS_NAME}; {_AGAIN}"
+            )
+    description = read_json(path)
+    if not isinstance(description, dict):
+        raise _edited(path, ValueError("it is no JSON object"))
+    version = description.get("format")
+    if version not in (1, SEGMENTER_FORMAT):
+        raise LussError(
+            f"{path} has format {version!r}, this luss reads 1 and {SEGMENTER_FORMAT}: install the luss that wrote it"
+        )
+    if version == SEGMENTER_FORMAT and description.get("sha256") != sha256_of(weights):
+        raise LussError(
+            f"{weights} is not the file that {path} was written for (its sha256 differs): it was damaged or exchanged; {_AGAIN}"
+        )
+    return description
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a file's content, as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def decoding_entries(settings: PredictSettings) -> dict[str, Any]:
+    """How logits become labels, as it stands in `config.json`."""
+    return {name: getattr(settings, name) for name in DECODING}
+
+
+def decoding_settings(description: Mapping[str, Any], *, source: Path) -> PredictSettings:
+    """The settings of a prediction by a model: those its `config.json` holds, else the defaults.
+
+    Args:
+        description: Content of `config.json`.
+        source: That file, for errors.
+
+    Raises:
+        LussError: An entry cannot be.
+    """
+    given = description.get("decoding", {})
+    settings = PredictSettings()
+    if not isinstance(given, dict):
+        raise _edited(source, ValueError(f"decoding is {given!r}"))
+    for entry in dataclasses.fields(PredictSettings):
+        if entry.name not in DECODING or entry.name not in given:
+            continue
+        usual, value = getattr(settings, entry.name), given[entry.name]
+        if isinstance(usual, bool) != isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise _edited(source, ValueError(f"decoding.{entry.name} is {value!r}"))
+        setattr(settings, entry.name, type(usual)(value))
+    if settings.short_side < 1 or settings.size_multiple < 1 or settings.max_aspect < 1 or settings.max_pixels < 0:
+        raise _edited(source, ValueError(f"decoding is {given!r}"))
+    return settings
+
+
+def _set_normalisation(backbone: Backbone, description: Mapping[str, Any], path: Path) -> None:
+    """Weights may come with another mean and deviation than timm has under the bare name of the network."""
+    for key in ("mean", "std"):
+        value = description.get(key)
+        if value is None:
+            continue
+        if (
+            not isinstance(value, list)
+            or len(value) != 3
+            or not all(isinstance(number, (int, float)) for number in value)
+        ):
+            raise _edited(path, ValueError(f"{key} is {value!r}"))
+        setattr(backbone, key, tuple(float(number) for number in value))
 
 
 def _edited(path: Path, error: Exception) -> LussError:

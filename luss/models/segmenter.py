@@ -1,5 +1,7 @@
 """A backbone with a 1x1 head over background and clusters, and label maps from its logits without holding full-size logits."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,33 +68,67 @@ def label_map(logits: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (*size) int64 ids in 0..C.
     """
+    result = torch.empty(size, dtype=torch.int64, device=logits.device)
+    for start, wide in _strips(logits, size):
+        result[start : start + wide.shape[1]] = wide.argmax(dim=0)
+    return result
+
+
+def label_map_with_confidence(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """`label_map`, and how sure the network is of each pixel: the softmax probability of the class that was chosen.
+
+    Args:
+        logits: (C + 1, h, w) of one image.
+        size: Height and width of the results.
+
+    Returns:
+        (*size) int64 ids in 0..C, and (*size) float32 probabilities in (0, 1], at least 1 / (C + 1).
+    """
+    labels = torch.empty(size, dtype=torch.int64, device=logits.device)
+    confidence = torch.empty(size, dtype=torch.float32, device=logits.device)
+    for start, wide in _strips(logits, size):
+        rows = slice(start, start + wide.shape[1])
+        best, labels[rows] = wide.max(dim=0)
+        # The largest logit is 0 after the subtraction; in place, because a strip is the largest thing in memory.
+        confidence[rows] = 1 / wide.sub_(best).exp_().sum(dim=0)
+    return labels, confidence
+
+
+def _strips(logits: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, Tensor]]:
+    """The resized logits of one image, a few rows at a time: first row, and (C + 1, rows, width) float32."""
     classes, rows, columns = logits.shape
     height, width = size
     logits = logits.float()
     source = ((torch.arange(height, device=logits.device) + 0.5) * (rows / height) - 0.5).clamp(min=0)
     low = source.floor().long().clamp(max=rows - 1)
     high, share = (low + 1).clamp(max=rows - 1), (source - low)[None, :, None]
-    result = torch.empty(size, dtype=torch.int64, device=logits.device)
     strip = max(1, _STRIP_ELEMENTS // (classes * max(width, columns)))
     for start in range(0, height, strip):
         stop = min(start + strip, height)
         mixed = torch.lerp(logits[:, low[start:stop]], logits[:, high[start:stop]], share[:, start:stop])
-        wide = F.interpolate(mixed[None], size=(stop - start, width), mode="bilinear", align_corners=False)[0]
-        result[start:stop] = wide.argmax(dim=0)
-    return result
+        yield start, F.interpolate(mixed[None], size=(stop - start, width), mode="bilinear", align_corners=False)[0]
 
 
-def bounded_label_map(logits: Tensor, size: tuple[int, int], *, max_pixels: int) -> Tensor:
-    """`label_map`, made at a reduced size and enlarged by nearest neighbour where the image has more than `max_pixels` (0 = never).
-
-    Args:
-        logits: (C + 1, h, w).
-        size: Height and width of the result.
-        max_pixels: Compared pixels at the most.
-    """
+def compared_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
+    """The size at which logits are compared: `size` itself, or one of at most `max_pixels` pixels and about its aspect (0 = no limit)."""
     height, width = size
     if not max_pixels or height * width <= max_pixels:
-        return label_map(logits, size)
+        return size
     factor = (max_pixels / (height * width)) ** 0.5
-    small = label_map(logits, (max(1, int(height * factor)), max(1, int(width * factor))))
-    return F.interpolate(small[None, None].float(), size=size, mode="nearest")[0, 0].long()
+    return max(1, int(height * factor)), max(1, int(width * factor))
+
+
+def enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest neighbour: pixel y of H takes row floor(y h / H). Any dtype, and no copy in another one.
+
+    Args:
+        values: (h, w).
+        size: Height and width of the result.
+    """
+    if values.shape == size:
+        return values
+    rows, columns = (
+        torch.arange(after, device=values.device) * before // after
+        for before, after in zip(values.shape, size, strict=True)
+    )
+    return values[:, columns][rows]

@@ -96,3 +96,30 @@ def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
     skipped.path = tmp_path / "skipped.csv"
     with pytest.raises(LussError, match="full"):
         skipped.add(Path("a.jpg"), "empty file")
+
+
+def test_lists_of_several_processes_become_one_without_repeats(tmp_path: Path) -> None:
+    own = SkippedFiles(tmp_path / "skipped.csv")
+    own.add(Path("a.jpg"), "empty file")
+    for name, paths in (("one.csv", ["b.jpg", "a.jpg"]), ("two.csv", ["c\n.jpg", "b.jpg"])):
+        for path in paths:
+            SkippedFiles(tmp_path / name).add(Path(path), f"from {name}")
+    own.absorb([tmp_path / "one.csv", tmp_path / "two.csv"])
+    assert own.count == 3
+    assert (tmp_path / "skipped.csv").read_text().splitlines() == [
+        "path,reason",
+        "a.jpg,empty file",
+        "b.jpg,from one.csv",
+        "c\\n.jpg,from two.csv",
+    ]
+    own.add(Path("b.jpg"), "again")
+    assert SkippedFiles(tmp_path / "skipped.csv").count == 3
+
+
+def test_a_list_that_is_cleared_is_gone(tmp_path: Path) -> None:
+    skipped = SkippedFiles(tmp_path / "skipped.csv")
+    skipped.clear()
+    skipped.add(Path("a.jpg"), "empty file")
+    skipped.clear()
+    assert skipped.count == 0
+    assert not (tmp_path / "skipped.csv").exists()

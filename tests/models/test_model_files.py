@@ -1,7 +1,8 @@
 """Networks as files, other people's weights, and files that are not what they should be."""
 
+import dataclasses
 import json
-import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,18 @@ import torch
 from torch import Tensor
 
 from luss.errors import LussError
-from luss.models.backbone import Backbone, create_timm, initialise, read_weights
-from luss.models.io import load_backbone, load_segmenter, load_tensors, save_backbone, save_segmenter, save_tensors
+from luss.models.backbone import Backbone, create_timm
+from luss.models.io import (
+    decoding_settings,
+    load_backbone,
+    load_segmenter,
+    load_tensors,
+    save_backbone,
+    save_segmenter,
+    save_tensors,
+)
 from luss.models.segmenter import SegmentationNetwork
+from luss.settings import PredictSettings
 
 
 def backbone(seed: int = 0, output_stride: int = 32) -> Backbone:
@@ -78,6 +88,67 @@ def test_a_saved_segmenter_comes_back_in_eval_mode_with_equal_logits(tmp_path: P
         assert torch.equal(loaded(images), network(images))
 
 
+def test_the_normalisation_of_a_model_comes_back_with_it(tmp_path: Path) -> None:
+    own = backbone()
+    own.mean, own.std = (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)
+    save_segmenter(tmp_path / "model", SegmentationNetwork(own, 5), num_clusters=5)
+    save_backbone(tmp_path / "backbone", own, own.export())
+    for loaded in (load_segmenter(tmp_path / "model")[0].backbone, load_backbone(tmp_path / "backbone")):
+        assert (loaded.mean, loaded.std) == (own.mean, own.std)
+
+
+def test_a_model_says_how_its_logits_become_labels(tmp_path: Path) -> None:
+    settings = PredictSettings(short_side=48, total_foreground=True, image_weight=0.5, max_pixels=7, batch_size=99)
+    save_segmenter(tmp_path, SegmentationNetwork(backbone(), 5), num_clusters=5, decoding=settings)
+    _, description = load_segmenter(tmp_path)
+    found = decoding_settings(description, source=tmp_path / "config.json")
+    # Where and how fast does not belong to the model.
+    assert found == dataclasses.replace(settings, batch_size=PredictSettings().batch_size)
+
+
+def test_without_settings_in_the_model_the_usual_ones_count(tmp_path: Path) -> None:
+    _, description = load_segmenter(saved_segmenter(tmp_path))
+    assert decoding_settings(description, source=tmp_path / "config.json") == PredictSettings()
+
+
+@pytest.mark.parametrize(
+    "decoding", [{"short_side": "big"}, {"short_side": 0}, {"total_foreground": 1}, {"max_aspect": 0.5}, [32]]
+)
+def test_wrong_settings_in_a_model_are_an_error(tmp_path: Path, decoding: Any) -> None:
+    edit(saved_segmenter(tmp_path) / "config.json", decoding=decoding)
+    with pytest.raises(LussError, match=r"config\.json has a wrong entry .*decoding"):
+        decoding_settings(load_segmenter(tmp_path)[1], source=tmp_path / "config.json")
+
+
+def test_exchanged_weights_are_refused(tmp_path: Path) -> None:
+    folder, other = saved_segmenter(tmp_path / "a"), saved_segmenter(tmp_path / "b")
+    torch.manual_seed(3)
+    save_segmenter(other, SegmentationNetwork(backbone(seed=3), 5), num_clusters=5)
+    shutil.copy(other / "model.safetensors", folder)
+    with pytest.raises(LussError, match=r"model\.safetensors is not the file that .*config\.json was written for"):
+        load_segmenter(folder)
+
+
+def test_one_changed_bit_of_the_weights_is_found(tmp_path: Path) -> None:
+    path = saved_segmenter(tmp_path) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(LussError, match="sha256 differs"):
+        load_segmenter(tmp_path)
+
+
+def test_a_model_of_format_1_has_no_digest_and_still_loads(tmp_path: Path) -> None:
+    edit(saved_segmenter(tmp_path) / "config.json", format=1, sha256=None)
+    assert load_segmenter(tmp_path)[1]["num_clusters"] == 5
+
+
+def test_a_model_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    edit(saved_segmenter(tmp_path) / "config.json", format=3)
+    with pytest.raises(LussError, match=r"has format 3, this luss reads 1 and 2"):
+        load_segmenter(tmp_path)
+
+
 def saved_segmenter(folder: Path) -> Path:
     save_segmenter(folder, SegmentationNetwork(backbone(), 5), num_clusters=5)
     return folder
@@ -104,6 +175,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         ({"num_clusters": 6}, "model.safetensors does not fit its config.json"),
         ({"name": "resnet18"}, "do not fit the backbone 'resnet18'"),
         ({"name": "resnet81"}, "no model 'resnet81'"),
+        ({"mean": [0.5]}, "config.json has a wrong entry .mean"),
     ],
 )
 def test_an_edited_description_is_an_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -133,91 +205,3 @@ def test_a_truncated_tensor_file_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(LussError, match="is damaged"):
         load_tensors(path)
-
-
-@pytest.mark.parametrize(
-    "prefix", ["", "module.", "backbone.", "module.backbone.", "backbone.model.", "module.encoder_q."]
-)
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_wrapped_weights_of_other_people_load(tmp_path: Path, prefix: str, suffix: str) -> None:
-    source = backbone(seed=1).export()
-    wrapped = {prefix + name: tensor for name, tensor in source.items()}
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".pth":
-        torch.save({"state_dict": wrapped, "epoch": 3}, path)
-    else:
-        save_tensors(path, wrapped)
-    target = backbone()
-    assert initialise(target, str(path)) == []
-    assert same(target.export(), source)
-
-
-def test_what_a_weights_file_lacks_is_listed_and_left_as_it_was(tmp_path: Path) -> None:
-    source, target = backbone(seed=1).export(), backbone()
-    before = target.export()["conv1.0.weight"].clone()
-    given = {f"module.backbone.{name}": tensor for name, tensor in source.items() if name != "conv1.0.weight"}
-    given["module.backbone.bn1.weight"] = torch.ones(7)
-    given["module.prototypes.weight"] = torch.ones(3, 3)
-    torch.save(given, tmp_path / "weights.pth")
-    assert initialise(target, str(tmp_path / "weights.pth")) == ["conv1.0.weight", "bn1.weight"]
-    assert torch.equal(target.export()["conv1.0.weight"], before)
-    assert torch.equal(target.export()["layer1.0.conv1.weight"], source["layer1.0.conv1.weight"])
-
-
-def test_weights_of_another_network_are_refused_and_change_nothing(tmp_path: Path) -> None:
-    torch.save({f"blocks.{i}.weight": torch.ones(3) for i in range(300)}, tmp_path / "vit.pth")
-    target = backbone()
-    before = {name: tensor.clone() for name, tensor in target.export().items()}
-    with pytest.raises(LussError, match=r"vit\.pth does not fit the backbone 'test_resnet': 0 of .* missing are conv1"):
-        initialise(target, str(tmp_path / "vit.pth"))
-    assert same(target.export(), before)
-
-
-def test_random_weights_are_left_as_built() -> None:
-    target = backbone()
-    assert initialise(target, "random") == []
-    assert same(target.export(), backbone().export())
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_bomb_is_refused_and_does_not_go_off(tmp_path: Path, legacy: bool) -> None:
-    path, crater = tmp_path / "weights.pth", tmp_path / "crater"
-    if legacy:
-        path.write_bytes(pickle.dumps({"state_dict": {"a": torch.ones(1)}, "bomb": Bomb(crater)}))
-    else:
-        torch.save({"state_dict": {"a": torch.ones(1)}, "bomb": Bomb(crater)}, path)
-    with pytest.raises(LussError, match=r"weights\.pth cannot be read as weights"):
-        read_weights(path)
-    assert not crater.exists()
-    with open(path, "rb") as file:
-        torch.load(file, weights_only=False) if not legacy else pickle.load(file)
-    assert crater.exists(), "the bomb of this test is a dud"
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 not a zip"])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_that_holds_no_weights_is_an_error(tmp_path: Path, content: bytes, suffix: str) -> None:
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(LussError, match="cannot be read as weights"):
-        read_weights(path)
-
-
-@pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, torch.ones(2)])
-def test_a_checkpoint_without_named_tensors_is_an_error(tmp_path: Path, content: Any) -> None:
-    torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(LussError, match="holds no tensors by name"):
-        read_weights(tmp_path / "weights.pth")
-
-
-def test_a_weights_file_that_is_absent_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LussError, match=r"nowhere\.pth does not exist"):
-        initialise(backbone(), str(tmp_path / "nowhere.pth"))

@@ -60,3 +60,12 @@ def test_full_saliency_replaces_the_learned_attention(network: AttendedBackbone)
     assert inside > border + 0.4
     _, learned = network.label(images, centroids)
     assert not torch.allclose(attention, learned, atol=0.1)
+
+
+def test_mirrored_layout_does_not_say_which_way_an_object_faces(network: AttendedBackbone) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    seen, turned = (network.layout(each, [0, 4], 4, mirror=True) for each in (images, images.flip(-1)))
+    assert torch.allclose(seen, turned, atol=1e-4)
+    plain = network.layout(images, [0, 4], 4)
+    assert not torch.allclose(plain, network.layout(images.flip(-1), [0, 4], 4), atol=1e-2)
+    assert torch.allclose(seen, (plain + network.layout(images.flip(-1), [0, 4], 4)) / 2, atol=1e-6)

@@ -10,7 +10,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from luss.models import segmenter
 from luss.models.backbone import Backbone
-from luss.models.segmenter import SegmentationNetwork, bounded_label_map, label_map
+from luss.models.segmenter import (
+    SegmentationNetwork,
+    compared_size,
+    enlarged,
+    label_map,
+    label_map_with_confidence,
+)
 
 
 def random_logits(*shape: int) -> Tensor:
@@ -71,38 +77,64 @@ def test_a_strip_of_the_real_size_is_at_most_32_megabytes() -> None:
     assert largest.numel * 4 <= 32e6
 
 
+@pytest.mark.parametrize("strip_elements", [1, 5 * 40 * 3, 8_000_000])
+def test_confidence_is_the_softmax_probability_of_the_class_that_was_chosen(
+    monkeypatch: pytest.MonkeyPatch, strip_elements: int
+) -> None:
+    monkeypatch.setattr(segmenter, "_STRIP_ELEMENTS", strip_elements)
+    logits = 5 * random_logits(5, 7, 9)
+    labels, confidence = label_map_with_confidence(logits, (33, 40))
+    assert torch.equal(labels, label_map(logits, (33, 40)))
+    assert confidence.dtype == torch.float32
+    torch.testing.assert_close(confidence, whole(logits, (33, 40)).softmax(dim=0).amax(dim=0))
+    assert float(confidence.max()) <= 1
+    assert float(confidence.min()) >= 1 / 5
+
+
+def test_confidence_leaves_the_logits_as_they_are() -> None:
+    logits = random_logits(5, 4, 4)
+    before = logits.clone()
+    label_map_with_confidence(logits, (4, 4))
+    assert torch.equal(logits, before)
+
+
+def test_confidence_of_many_classes_on_a_large_image_never_holds_all_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segmenter, "_STRIP_ELEMENTS", 400_000)
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
+        label_map_with_confidence(random_logits(92, 10, 10), (600, 300))
+    assert 0 < largest.numel <= 400_000
+
+
+def test_a_photograph_20_000_pixels_wide_with_919_clusters_holds_at_most_one_row_of_logits() -> None:
+    with LargestTensor() as largest:  # type: ignore[no-untyped-call]
+        labels, _ = label_map_with_confidence(random_logits(920, 2, 94), (3, 20_000))
+    assert labels.shape == (3, 20_000)
+    # 74 MB, where all rows of such a photograph would take a terabyte.
+    assert largest.numel <= 920 * 20_000
+
+
 @pytest.mark.parametrize("max_pixels", [0, 30 * 40])
-def test_small_images_are_labelled_at_full_size(max_pixels: int) -> None:
-    logits = random_logits(5, 6, 7)
-    assert torch.equal(bounded_label_map(logits, (30, 40), max_pixels=max_pixels), label_map(logits, (30, 40)))
+def test_small_images_are_compared_at_full_size(max_pixels: int) -> None:
+    assert compared_size((30, 40), max_pixels) == (30, 40)
 
 
 @pytest.mark.parametrize("size", [(60, 20), (20, 60), (200, 2), (41, 37)])
-def test_large_images_are_compared_at_a_reduced_size_and_enlarged(
-    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+def test_large_images_are_compared_at_a_reduced_size(size: tuple[int, int]) -> None:
+    height, width = compared_size(size, 300)
+    assert height * width <= 300
+    assert height * width > 0.75 * 300 or min(height, width) == 1
+    assert 0.5 < (height / width) / (size[0] / size[1]) < 2
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64, torch.float32])
+@pytest.mark.parametrize(("before", "after"), [((3, 5), (7, 11)), ((1, 1), (4, 2)), ((4, 6), (4, 6)), ((9, 4), (3, 2))])
+def test_maps_are_enlarged_by_nearest_neighbour(
+    before: tuple[int, int], after: tuple[int, int], dtype: torch.dtype
 ) -> None:
-    compared: list[tuple[int, int]] = []
-
-    def spy(logits: Tensor, reduced: tuple[int, int]) -> Tensor:
-        compared.append(reduced)
-        return label_map(logits, reduced)
-
-    monkeypatch.setattr(segmenter, "label_map", spy)
-    logits = random_logits(5, 6, 7)
-    result = bounded_label_map(logits, size, max_pixels=300)
-    (reduced,) = compared
-    assert result.shape == size
-    assert reduced[0] * reduced[1] <= 300
-    assert reduced[0] * reduced[1] > 0.75 * 300 or min(reduced) == 1
-    rows = (torch.arange(size[0]) * reduced[0]).div(size[0], rounding_mode="floor")
-    columns = (torch.arange(size[1]) * reduced[1]).div(size[1], rounding_mode="floor")
-    assert torch.equal(result, label_map(logits, reduced)[rows][:, columns])
-
-
-def test_ids_of_many_classes_survive_the_enlargement() -> None:
-    logits = torch.zeros(920, 1, 1)
-    logits[919] = 1
-    assert (bounded_label_map(logits, (40, 40), max_pixels=100) == 919).all()
+    values = torch.arange(before[0] * before[1]).reshape(before)
+    result = enlarged(values.to(dtype), after)
+    assert result.dtype == dtype
+    assert torch.equal(result.double(), F.interpolate(values[None, None].double(), size=after, mode="nearest")[0, 0])
 
 
 def test_the_network_scores_background_and_every_cluster() -> None:

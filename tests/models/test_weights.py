@@ -1,0 +1,241 @@
+"""First weights: timm's, or other people's files in whatever they wrap them, without running code from a file."""
+
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from luss.errors import LussError
+from luss.models import weights
+from luss.models.backbone import Backbone
+from luss.models.io import load_backbone, save_backbone, save_tensors
+from luss.models.weights import initialise, read_weights
+
+Tensors = dict[str, Tensor]
+
+
+def backbone(seed: int = 0, name: str = "test_resnet") -> Backbone:
+    torch.manual_seed(seed)
+    return Backbone(name)
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def same(one: Tensors, other: Tensors) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def doubled(tensors: Tensors) -> Tensors:
+    return {name: tensor * 2 for name, tensor in tensors.items()}
+
+
+HEAD = {"projection_head.0.weight": torch.ones(4, 96), "prototypes.weight": torch.ones(9, 4)}
+
+# What each project writes, given the backbone's tensors.
+LAYOUTS: dict[str, Any] = {
+    "plain": lambda own: own,
+    "torchvision": lambda own: {**own, "fc.weight": torch.ones(9, 96), "fc.bias": torch.ones(9)},
+    "SwAV, release": lambda own: under("module.", {**own, **HEAD}),
+    "SwAV, checkpoint": lambda own: {
+        "epoch": 7,
+        "state_dict": under("module.", {**own, **HEAD}),
+        "amp": {"scale": 2.0},
+    },
+    "PASS": lambda own: {
+        "epoch": 7,
+        "arch": "resnet18",
+        "state_dict": under("module.", {**own, **HEAD, "predictor_head_pixel.0.weight": torch.ones(4, 4, 1, 1)}),
+    },
+    "MoCo": lambda own: {
+        "epoch": 7,
+        "state_dict": {
+            **under("module.encoder_k.", doubled(own)),
+            **under("module.encoder_q.", {**own, "fc.0.weight": torch.ones(9, 96)}),
+            "module.queue": torch.ones(4, 8),
+        },
+    },
+    "MoCo v3": lambda own: {
+        "state_dict": {**under("module.momentum_encoder.", doubled(own)), **under("module.base_encoder.", own)}
+    },
+    "DINO": lambda own: {
+        "student": under("module.backbone.", doubled(own)),
+        "teacher": under("backbone.", {**own, **HEAD}),
+        "epoch": 7,
+    },
+    "one dictionary of student and teacher": lambda own: {
+        "state_dict": {**under("student.backbone.", doubled(own)), **under("teacher.backbone.", own)}
+    },
+    "wrapped twice": lambda own: {"model": {"state_dict": under("module.net.", own)}},
+    "without counters": lambda own: {name: value for name, value in own.items() if "num_batches" not in name},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_backbone_is_found_in_a_torch_file(tmp_path: Path, layout: str) -> None:
+    source, target = backbone(seed=1), backbone()
+    torch.save(LAYOUTS[layout](source.export()), tmp_path / "weights.pth")
+    loaded = initialise(target, str(tmp_path / "weights.pth"))
+    assert same(target.export(), source.export())
+    assert loaded.problems() == []
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.model.", "module.encoder_q."])
+def test_the_backbone_is_found_in_a_safetensors_file(tmp_path: Path, prefix: str) -> None:
+    source, target = backbone(seed=1), backbone()
+    save_tensors(tmp_path / "weights.safetensors", under(prefix, source.export()))
+    assert initialise(target, str(tmp_path / "weights.safetensors")).prefix == prefix
+    assert same(target.export(), source.export())
+
+
+def test_torchvisions_resnet_has_the_keys_of_timms() -> None:
+    import torchvision
+
+    own = backbone(name="resnet18").export()
+    theirs = {
+        name: value for name, value in torchvision.models.resnet18().state_dict().items() if not name.startswith("fc.")
+    }
+    assert {name: value.shape for name, value in theirs.items()} == {name: value.shape for name, value in own.items()}
+
+
+def test_heads_and_copies_are_left_out_and_listed(tmp_path: Path) -> None:
+    torch.save(LAYOUTS["MoCo"](backbone(seed=1).export()), tmp_path / "weights.pth")
+    loaded = initialise(backbone(), str(tmp_path / "weights.pth"))
+    assert "module.queue" in loaded.unused
+    assert "module.encoder_q.fc.0.weight" in loaded.unused
+    assert len(loaded.unused) == len(backbone().export()) + 2
+    (note,) = loaded.notes()
+    assert f"left out {len(loaded.unused)} tensors" in note
+
+
+def test_what_a_file_lacks_is_listed_and_left_as_it_was(tmp_path: Path) -> None:
+    source, target = backbone(seed=1).export(), backbone()
+    before = target.export()["conv1.0.weight"].clone()
+    given = {f"module.backbone.{name}": tensor for name, tensor in source.items() if name != "conv1.0.weight"}
+    given["module.backbone.bn1.weight"] = torch.ones(7)
+    torch.save(given, tmp_path / "weights.pth")
+    loaded = initialise(target, str(tmp_path / "weights.pth"))
+    assert (loaded.missing, loaded.other_shape) == (["conv1.0.weight"], ["bn1.weight"])
+    lacks, shape = loaded.problems()
+    assert "lacks 1 tensors (conv1.0.weight): kept random" in lacks
+    assert "in another shape 1 tensors (bn1.weight)" in shape
+    assert torch.equal(target.export()["conv1.0.weight"], before)
+    assert torch.equal(target.export()["layer1.0.conv1.weight"], source["layer1.0.conv1.weight"])
+
+
+def test_weights_of_another_network_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    torch.save({f"blocks.{i}.weight": torch.ones(3) for i in range(300)}, tmp_path / "vit.pth")
+    target = backbone()
+    before = {name: tensor.clone() for name, tensor in target.export().items()}
+    with pytest.raises(
+        LussError, match=r"vit\.pth does not fit the backbone 'test_resnet': 0 of .* missing are .*conv1"
+    ):
+        initialise(target, str(tmp_path / "vit.pth"))
+    assert same(target.export(), before)
+
+
+def test_a_larger_network_of_the_family_is_refused_although_many_small_tensors_fit(tmp_path: Path) -> None:
+    given = backbone(seed=1).export()
+    # The convolutions of the last stage hold most of the numbers.
+    given = {
+        name: torch.ones(2) if name.startswith("layer4") and "conv" in name else value for name, value in given.items()
+    }
+    torch.save(given, tmp_path / "other.pth")
+    with pytest.raises(LussError, match=r"of another shape are .*Set pretrain\.backbone\.name"):
+        initialise(backbone(), str(tmp_path / "other.pth"))
+
+
+def test_random_weights_are_left_as_built() -> None:
+    target = backbone()
+    assert initialise(target, "random").problems() == []
+    assert same(target.export(), backbone().export())
+
+
+@pytest.mark.parametrize(
+    ("word", "asked"), [("timm", "test_resnet"), ("timm:test_resnet.some_tag", "test_resnet.some_tag")]
+)
+def test_weights_of_timm_bring_their_normalisation(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str, asked: str
+) -> None:
+    source, target = backbone(seed=1), backbone()
+
+    def create(name: str, *, output_stride: int, pretrained: bool) -> Any:
+        assert (name, output_stride, pretrained) == (asked, 32, True)
+        cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
+        return SimpleNamespace(state_dict=source.export, pretrained_cfg=cfg)
+
+    monkeypatch.setattr(weights, "create_timm", create)
+    initialise(target, word)
+    assert same(target.export(), source.export())
+    assert (target.mean, target.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
+    save_backbone(tmp_path, target, target.export())
+    assert load_backbone(tmp_path).mean == (0.1, 0.2, 0.3)
+
+
+def test_weights_of_timm_for_another_network_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SimpleNamespace(state_dict=lambda: {"a": torch.ones(1)}, pretrained_cfg={})
+    monkeypatch.setattr(weights, "create_timm", lambda name, **options: other)
+    with pytest.raises(LussError, match="do not fit the backbone 'test_resnet'"):
+        initialise(backbone(), "timm:vit_small_patch16_224")
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_bomb_is_refused_and_does_not_go_off(tmp_path: Path, legacy: bool) -> None:
+    path, crater = tmp_path / "weights.pth", tmp_path / "crater"
+    if legacy:
+        path.write_bytes(pickle.dumps({"state_dict": {"a": torch.ones(1)}, "bomb": Bomb(crater)}))
+    else:
+        torch.save({"state_dict": {"a": torch.ones(1)}, "bomb": Bomb(crater)}, path)
+    with pytest.raises(LussError, match=r"weights\.pth cannot be read as weights"):
+        read_weights(path)
+    assert not crater.exists()
+    with open(path, "rb") as file:
+        torch.load(file, weights_only=False) if not legacy else pickle.load(file)
+    assert crater.exists(), "the bomb of this test is a dud"
+
+
+def test_a_checkpoint_with_the_arguments_of_a_script_says_how_to_take_the_tensors_out(tmp_path: Path) -> None:
+    path = tmp_path / "dino.pth"
+    torch.save({"teacher": backbone(seed=1).export(), "args": SimpleNamespace(lr=0.1)}, path)
+    with pytest.raises(LussError, match=r"without running code.*types\.SimpleNamespace.*import torch; c = ") as caught:
+        initialise(backbone(), str(path))
+    # The advice is what a person would paste.
+    advice = str(caught.value).split("in Python: ")[1].replace("'tensors.pth'", repr(str(tmp_path / "tensors.pth")))
+    exec(advice, {})
+    target = backbone()
+    assert initialise(target, str(tmp_path / "tensors.pth")).problems() == []
+    assert same(target.export(), backbone(seed=1).export())
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04 not a zip"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_weights_is_an_error(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(LussError, match="cannot be read as weights"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, torch.ones(2)])
+def test_a_checkpoint_without_named_tensors_is_an_error(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "weights.pth")
+    with pytest.raises(LussError, match="holds no tensors by name"):
+        read_weights(tmp_path / "weights.pth")
+
+
+def test_a_weights_file_that_is_absent_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LussError, match=r"nowhere\.pth does not exist"):
+        initialise(backbone(), str(tmp_path / "nowhere.pth"))
