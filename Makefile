@@ -1,4 +1,4 @@
-# make demo | test | check | setup: each sets up what it needs in .venv.
+# make demo | test | test-slurm | check | setup: each sets up what it needs in .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # faiss-cpu or faiss-gpu, never both: make setup FAISS=gpu
 FAISS ?= cpu
 
-.PHONY: setup demo test check lint clean
+.PHONY: setup demo test test-slurm browser check lint clean
 
 setup: $(STAMP)
 
@@ -19,8 +19,17 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/luss demo
 
+# Tests of the report page are skipped where there is no Chromium: make browser installs it (Debian, root).
 test: setup
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slurm"
+
+browser:
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+
+# On a real SLURM; installs and starts one with two simulated nodes where there is none (Debian, root).
+test-slurm: setup
+	bash tests/slurm/start-slurm.sh
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,12 +19,12 @@ from luss.settings import RunSettings
 from luss.validation import validate
 
 
-def load_config(path: Path, words: Sequence[str] = ()) -> RunSettings:
+def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     """Reads and checks a configuration.
 
     Example:
-        >>> from luss.config import load_config
-        >>> load_config(Path("configs/demo.yaml"), ["pretrain.epochs=1"]).pretrain.epochs
+        >>> import luss
+        >>> luss.load_config("configs/demo.yaml", ["pretrain.epochs=1"]).pretrain.epochs
         1
 
     Args:
@@ -37,6 +37,7 @@ def load_config(path: Path, words: Sequence[str] = ()) -> RunSettings:
     Raises:
         LussError: Naming the key, where it came from and the nearest valid key; or the value that cannot be.
     """
+    path = Path(path)
     merged = OmegaConf.structured(RunSettings)
     merged = _merge(merged, _read_yaml(path), f"file {path}")
     for word in words:

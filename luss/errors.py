@@ -6,4 +6,12 @@ class LussError(ValueError):
 
     The command line prints the message without a traceback. Broken invariants of the code itself are `assert`s or other
     exceptions, and keep their traceback.
+
+    Example:
+        >>> import luss
+        >>> try:
+        ...     luss.load_config("configs/demo.yaml", ["pretrain.epoch=3"])
+        ... except luss.LussError as error:
+        ...     print(error)
+        unknown setting 'pretrain.epoch' in word 'pretrain.epoch=3': did you mean 'pretrain.epochs'?
     """

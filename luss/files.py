@@ -9,7 +9,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,51 @@ def write_text(path: Path, text: str) -> None:
     """Writes `text` (UTF-8) to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Writes `text` (UTF-8) to `path` unless that exists; of many processes on any machines exactly one succeeds.
+
+    Nobody ever sees half the text: a finished file is linked, which is atomic on NFS too.
+
+    Returns:
+        Whether this call wrote the file.
+
+    Raises:
+        LussError: The disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{_short(path.name)}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if is_disk_full(error):
+            raise LussError(f"the disk that holds {path.parent} is full: free some space and run again") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def remove_leftovers(targets: Iterable[Path]) -> None:
+    """Removes the temporary files that killed processes left on their way to `targets`.
+
+    Only for who may be sure that no living process writes any of them. A folder is read once, however many targets it has.
+    """
+    folders: dict[Path, set[str]] = {}
+    for target in targets:
+        folders.setdefault(target.parent, set()).add(_short(target.name))
+    for folder, names in folders.items():
+        for left in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+            # .NAME.PROCESS.partial
+            if left.name[1:].rsplit(".", 2)[0] in names:
+                left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

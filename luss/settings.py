@@ -108,7 +108,8 @@ class BackboneSettings:
     name: str = "resnet18"
     # Stride of the last feature map; 32 is the network's own, 16 and 8 dilate its last stages.
     output_stride: int = 32
-    # "random", "timm" (the weights published under the name), or a .safetensors / .pth file.
+    # "random", "timm" (the weights published under the name), "timm:resnet50.a1_in1k" (a name of timm's with its tag), or a .safetensors or
+    # torch file with the keys of timm or torchvision, as torchvision, SwAV, MoCo, DINO and PASS save them: prefixes and heads are dropped.
     weights: str = "random"
 
 
@@ -208,6 +209,8 @@ class ExtractFeaturesSettings:
     layout_stages: list[int] = field(default_factory=list)
     # Cells a side of that layout.
     layout_grid: int = 4
+    # true: the descriptors are the mean over the image and its mirror image.
+    layout_mirror: bool = False
     # true: pools the unnormalised features as the published code does, not those that the attention was trained on.
     published: bool = False
     batch_size: int = transient(64)
@@ -298,6 +301,93 @@ class EvaluateSettings:
 
 
 @dataclass
+class DistanceMatchingSettings:
+    """Protocol distance_matching: nearest neighbours of frozen features in a bank made with the masks of train-semi."""
+
+    # The short side of images, of the bank and to be segmented.
+    resize: int = 256
+    # The long side is rounded to a multiple of this, so that images share batches; 1 = keep the aspect exactly, as published.
+    size_multiple: int = 1
+    max_aspect: float = 8.0
+    # Factor by which the last feature map is upsampled: positions lie backbone stride / upsample pixels apart.
+    upsample: int = 4
+    num_neighbours: int = 10
+    # A neighbour's vote weighs exp(cosine / temperature).
+    temperature: float = 0.07
+    # auto: faiss on a CPU where it is installed, else torch on the run's device.
+    engine: str = "auto"
+    # Images of train-semi after which the bank's vectors are written to disk.
+    shard_size: int = transient(512)
+    batch_size: int = transient(16)
+    workers: int = transient(2)
+    precision: str = "fp32"
+
+
+@dataclass
+class SemiFinetuneSettings(FinetuneSettings):
+    """Protocol semi_supervised: backbone and a 1x1 head trained on the masks of train-semi (1000 ignored), with the published epochs."""
+
+    epochs: int = 30
+
+
+@dataclass
+class SemiPredictSettings(PredictSettings):
+    """Protocol semi_supervised: masks for the evaluated splits, by the network of semi_finetune."""
+
+
+@dataclass
+class SemiEvaluateSettings:
+    """Protocol semi_supervised: metrics, where masks exist; ids are categories already, so nothing is matched."""
+
+    workers: int = transient(2)
+
+
+@dataclass
+class ResourceSettings:
+    """What a job asks a cluster for (`luss submit`). Empty = what `resources.default` says, else what fits the stage."""
+
+    # Machines of a trained stage; every other job stays on one, but for a cluster stage that is told so.
+    nodes: int | None = transient(None)
+    # A trained stage runs one process a GPU; shards and single jobs take one GPU at most. 0 = on CPUs.
+    gpus_per_node: int | None = transient(None)
+    # Processes a node where there are no GPUs.
+    tasks_per_node: int | None = transient(None)
+    cpus_per_task: int | None = transient(None)
+    mem_gb: float | None = transient(None)
+    timeout_min: int | None = transient(None)
+    # Tasks of a job array that run at the same time, and tasks an array has at most: with more shards, a task makes several.
+    array_parallelism: int | None = transient(None)
+    array_max: int | None = transient(None)
+    # Seconds before the time limit at which the job is told to write its checkpoint: longer than a step.
+    signal_delay_s: int | None = transient(None)
+    # Shell lines before the job's command, such as `module load cuda`.
+    setup: list[str] | None = field(default=None, metadata={"transient": True})
+    partition: str | None = transient(None)
+    account: str | None = transient(None)
+    qos: str | None = transient(None)
+    constraint: str | None = transient(None)
+
+
+@dataclass
+class ResourcesSettings:
+    """Resources of every stage's job."""
+
+    default: ResourceSettings = field(default_factory=ResourceSettings)
+    pretrain: ResourceSettings = field(default_factory=ResourceSettings)
+    pixel_attention: ResourceSettings = field(default_factory=ResourceSettings)
+    extract_features: ResourceSettings = field(default_factory=ResourceSettings)
+    cluster: ResourceSettings = field(default_factory=ResourceSettings)
+    pseudo_labels: ResourceSettings = field(default_factory=ResourceSettings)
+    finetune: ResourceSettings = field(default_factory=ResourceSettings)
+    predict: ResourceSettings = field(default_factory=ResourceSettings)
+    evaluate: ResourceSettings = field(default_factory=ResourceSettings)
+    distance_matching: ResourceSettings = field(default_factory=ResourceSettings)
+    semi_finetune: ResourceSettings = field(default_factory=ResourceSettings)
+    semi_predict: ResourceSettings = field(default_factory=ResourceSettings)
+    semi_evaluate: ResourceSettings = field(default_factory=ResourceSettings)
+
+
+@dataclass
 class RunSettings:
     """A whole run."""
 
@@ -305,8 +395,13 @@ class RunSettings:
     # The run's folder; empty = outputs/<name>.
     output: str = field(default="", metadata={"transient": True})
     seed: int = 0
+    # What `luss run` does and `luss status` shows: unsupervised, distance_matching, semi_supervised, or several of them; all of them
+    # start from the same pretraining.
+    protocols: list[str] = field(default_factory=lambda: ["unsupervised"], metadata={"transient": True})
     # auto = cuda where there is one, else cpu.
     device: str = transient("auto")
+    # Minutes that a process waits for the others of its stage before it fails and names the one that is missing.
+    peer_timeout_min: float = transient(30.0)
     data: DataSettings = field(default_factory=DataSettings)
     pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     pixel_attention: PixelAttentionSettings = field(default_factory=PixelAttentionSettings)
@@ -316,3 +411,8 @@ class RunSettings:
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     predict: PredictSettings = field(default_factory=PredictSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    distance_matching: DistanceMatchingSettings = field(default_factory=DistanceMatchingSettings)
+    semi_finetune: SemiFinetuneSettings = field(default_factory=SemiFinetuneSettings)
+    semi_predict: SemiPredictSettings = field(default_factory=SemiPredictSettings)
+    semi_evaluate: SemiEvaluateSettings = field(default_factory=SemiEvaluateSettings)
+    resources: ResourcesSettings = field(default_factory=ResourcesSettings, metadata={"transient": True})

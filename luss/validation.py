@@ -1,11 +1,15 @@
 """Checks of a configuration's values that types cannot express, made before anything runs."""
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from luss.errors import LussError
 from luss.settings import RunSettings
+
+PROTOCOLS = ("unsupervised", "distance_matching", "semi_supervised")
+"""The protocols of the benchmark, as `protocols` names them."""
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "data.verify": ("header", "full"),
@@ -15,6 +19,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "cluster.metric": ("cosine", "euclidean"),
     "pseudo_labels.threshold_method": ("otsu", "triangle", "minimum_error"),
     "evaluate.matching": ("hungarian", "identity"),
+    "distance_matching.engine": ("auto", "faiss", "torch"),
 }
 # By the last part of a key.
 _CHOICES_EVERYWHERE: dict[str, tuple[str, ...]] = {
@@ -22,9 +27,10 @@ _CHOICES_EVERYWHERE: dict[str, tuple[str, ...]] = {
     "precision": ("auto", "fp32", "bf16", "fp16"),
 }
 _POSITIVE = {
-    "batch_size", "accumulate", "lr_batch_size", "log_every", "checkpoint_minutes", "checkpoint_epochs", "size", "num_prototypes",
+    "batch_size", "accumulate", "lr_batch_size", "log_every", "peer_timeout_min", "checkpoint_minutes", "checkpoint_epochs", "size", "num_prototypes",
     "embedding_dim", "hidden_dim", "temperature", "epsilon", "sinkhorn_iterations", "upsample", "resize", "crop", "shard_size",
     "num_clusters", "layout_grid", "num_iterations", "num_restarts", "chunk_size", "short_side", "size_multiple", "label_stride", "max_pixels",
+    "num_neighbours",
 }  # fmt: skip
 _NOT_NEGATIVE = {
     "epochs", "layout_dim", "lr", "final_lr", "warmup_epochs", "momentum", "weight_decay", "clip_grad", "workers", "count", "queue_length",
@@ -41,7 +47,7 @@ _SHARES = {
     "difficulty",
 }
 # 0 has a meaning of its own here.
-_ZERO_MEANS_OFF = {"predict.max_pixels"}
+_ZERO_MEANS_OFF = {"predict.max_pixels", "semi_predict.max_pixels"}
 
 
 def validate(settings: RunSettings) -> None:
@@ -51,7 +57,7 @@ def validate(settings: RunSettings) -> None:
         LussError: Listing everything that is wrong, with the key and what it may be.
     """
     problems = [problem for key, value in _values(settings) for problem in _check(key, value)]
-    problems += _check_together(settings)
+    problems += [*_check_protocols(settings.protocols), *_check_together(settings)]
     if problems:
         raise LussError("\n".join(problems) if len(problems) > 1 else problems[0])
 
@@ -84,8 +90,18 @@ def _check(key: str, value: Any) -> Iterator[str]:
             yield f"{key} is {value!r}: it must be {allowed}"
 
 
+def _check_protocols(names: list[str]) -> Iterator[str]:
+    if not names:
+        yield f"protocols is empty: name one or more of {', '.join(PROTOCOLS)}"
+    for name in names:
+        if name not in PROTOCOLS:
+            near = difflib.get_close_matches(name, PROTOCOLS, n=1, cutoff=0.4)
+            hint = f" did you mean {near[0]}?" if near else ""
+            yield f"protocols names {name!r}:{hint} the protocols are {', '.join(PROTOCOLS)}"
+
+
 def _check_together(settings: RunSettings) -> Iterator[str]:
-    for name in ("pretrain", "pixel_attention", "finetune"):
+    for name in ("pretrain", "pixel_attention", "finetune", "semi_finetune"):
         block = getattr(settings, name)
         if block.batch_size % block.accumulate:
             yield f"{name}.batch_size ({block.batch_size}) must be a multiple of {name}.accumulate ({block.accumulate})"

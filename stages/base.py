@@ -10,7 +10,7 @@ import shutil
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,9 +21,10 @@ import torch
 from luss.config import changing_settings, to_yaml
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, read_json, write_json, write_text
+from luss.files import TEMPORARY_SUFFIX, create_text, read_json, write_json, write_text
 from luss.progress import Reporter, StopFlag
 from luss.settings import RunSettings
+from stages.lock import living_shards, refuse_living_shards, remove_dead_shard_locks
 
 DONE = "DONE.json"
 STARTED = "STARTED.json"
@@ -31,7 +32,21 @@ PROGRESS = "progress.json"
 SUPERSEDED = "superseded"
 # What a stage needs to go on, and nobody after its end.
 CHECKPOINTS = "checkpoints"
-_NOT_PRODUCTS = {DONE, STARTED, PROGRESS, "metrics.jsonl", "config.yaml", "log", "tensorboard", CHECKPOINTS, "masks"}
+# Notes of those who make a stage's shards, see `stages.shards`.
+SHARDS = "shards"
+_MASKS = "masks"
+_NOT_PRODUCTS = {
+    DONE,
+    STARTED,
+    PROGRESS,
+    "metrics.jsonl",
+    "config.yaml",
+    "log",
+    "tensorboard",
+    CHECKPOINTS,
+    SHARDS,
+    _MASKS,
+}
 _LIBRARIES = ("luss", "torch", "timm", "numpy", "faiss-cpu", "faiss-gpu", "scikit-learn", "h5py", "pillow")
 
 
@@ -46,7 +61,8 @@ class StageContext:
         device: Where to compute.
         reporter: Where news go.
         stop: Asked between steps, shards and batches.
-        skipped: The stage's list of unreadable images.
+        skipped: The stage's list of unreadable images; of this process, where several work together.
+        confirm: Raises unless what is made still belongs to the stage; asked before a shard is written.
     """
 
     run: RunSettings
@@ -56,6 +72,7 @@ class StageContext:
     reporter: Reporter
     stop: StopFlag
     skipped: SkippedFiles
+    confirm: Callable[[], None] = lambda: None
 
     def of(self, stage: str) -> Path:
         """The folder of another stage of the run."""
@@ -73,6 +90,8 @@ class Stage(ABC):
     seeded: ClassVar[bool] = False
     # Whether several processes (torchrun) work on it together.
     distributed: ClassVar[bool] = False
+    # Whether it consists of pieces that processes without any tie make one by one (see `stages.shards`).
+    sharded: ClassVar[bool] = False
 
     def settings(self, run: RunSettings) -> dict[str, Any]:
         """The settings that can change this stage's result and differ from their defaults, by dotted key."""
@@ -84,9 +103,29 @@ class Stage(ABC):
             found["seed"] = run.seed
         return found
 
-    def shards(self, run: RunSettings) -> int:
-        """How many independent pieces the stage has: the width of a job array."""
+    def extra_identity(self, run_folder: Path) -> tuple[str, str]:
+        """What decides the result besides settings and needed stages, such as edits of a finished product.
+
+        Returns:
+            Its identity, empty where there is nothing of the kind, and what to say where it has changed.
+        """
+        return "", ""
+
+    def num_shards(self, run: RunSettings, run_folder: Path) -> int:
+        """How many independent pieces the stage has: the width of a job array; 1 for a stage that is not `sharded`.
+
+        Raises:
+            LussError: The number follows from the images, and the manifest is not done.
+        """
         return 1
+
+    def missing_shards(self, run: RunSettings, run_folder: Path) -> list[int]:
+        """Numbers of the pieces that are not on disk, ascending; all of them where what is on disk is stale.
+
+        Raises:
+            LussError: As `num_shards`.
+        """
+        return [] if (run_folder / self.name / DONE).is_file() else [0]
 
     @abstractmethod
     def run(self, context: StageContext) -> dict[str, Any]:
@@ -119,9 +158,12 @@ class StageState:
 
 
 def fingerprint(stage: Stage, run: RunSettings, stages: Mapping[str, Stage]) -> str:
-    """Identity of a stage's result: its name, version, changing settings, and the fingerprints of what it needs."""
+    """Identity of a stage's result: its name, version, changing settings, extra identity, and the fingerprints of what it needs."""
     needs = {need: fingerprint(stages[need], run, stages) for need in stage.needs}
-    content = json.dumps([stage.name, stage.version, stage.settings(run), needs], sort_keys=True)
+    extra = stage.extra_identity(Path(run.output))[0]
+    content = json.dumps(
+        [stage.name, stage.version, stage.settings(run), needs, *([extra] if extra else [])], sort_keys=True
+    )
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -132,22 +174,72 @@ def stage_state(stage: Stage, run: RunSettings, run_folder: Path, stages: Mappin
         record = read_json(folder / DONE)
         changed = (folder / DONE).stat().st_mtime
         reason = _stale_reason(stage, run, run_folder, stages, record) or _damage(folder, record)
-        if reason:
-            return StageState("stale", reason, float(record["seconds"]), changed)
-        return StageState("done", "", float(record["seconds"]), changed)
+        return StageState("stale" if reason else "done", reason, float(record["seconds"]), changed)
     if (folder / STARTED).is_file():
-        record = read_json(folder / STARTED)
         done = _read_progress(folder)
-        seconds, changed = (
-            float(done.get("seconds", 0.0)),
-            float(done.get("updated", (folder / STARTED).stat().st_mtime)),
-        )
-        reason = _stale_reason(stage, run, run_folder, stages, record)
+        seconds = float(done.get("seconds", 0.0)) + work_of_shards(folder)[0]
+        changed = float(done.get("updated", (folder / STARTED).stat().st_mtime))
+        reason = _stale_reason(stage, run, run_folder, stages, read_json(folder / STARTED))
         if reason:
             return StageState("stale", reason, seconds, changed)
+        if stage.sharded:
+            return StageState("partial", _shards_detail(stage, run, run_folder), seconds, _changed(folder, changed))
         detail = f"{done['unit']} {done['done']} of {done['total']}" if "total" in done else "started"
         return StageState("partial", detail, seconds, changed)
     return StageState("missing")
+
+
+def stage_kind(stage: Stage, run: RunSettings, run_folder: Path, stages: Mapping[str, Stage]) -> str:
+    """`stage_state` without details, which for a stage of many shards take long to find."""
+    folder = run_folder / stage.name
+    if (folder / DONE).is_file() or not (folder / STARTED).is_file():
+        return stage_state(stage, run, run_folder, stages).kind
+    return "stale" if _stale_reason(stage, run, run_folder, stages, read_json(folder / STARTED)) else "partial"
+
+
+def check_needs(
+    name: str, needs: Sequence[str], run: RunSettings, run_folder: Path, stages: Mapping[str, Stage]
+) -> None:
+    """Makes sure that stages are done.
+
+    Args:
+        name: The stage that needs them.
+        needs: Their names.
+        run: Settings.
+        run_folder: The run's folder.
+        stages: All stages.
+
+    Raises:
+        LussError: One is not; says why.
+    """
+    for need in needs:
+        state = stage_state(stages[need], run, run_folder, stages)
+        if state.kind != "done":
+            detail = f" ({state.detail})" if state.detail else ""
+            raise LussError(f"{name} needs {need}, which is {state.kind}{detail} in {run_folder}: run {need} first")
+
+
+def _shards_detail(stage: Stage, run: RunSettings, run_folder: Path) -> str:
+    total = stage.num_shards(run, run_folder)
+    detail = f"{total - len(stage.missing_shards(run, run_folder))} of {total} shards"
+    working = living_shards(run_folder, stage.name)
+    return f"{detail}, {len(working)} at work" if working else detail
+
+
+def _changed(folder: Path, changed: float) -> float:
+    """When a shard was last begun or made, or `changed`."""
+    notes = folder / SHARDS
+    return max(changed, notes.stat().st_mtime) if notes.is_dir() else changed
+
+
+def work_of_shards(folder: Path) -> tuple[float, int]:
+    """Seconds that makers of single shards have spent in a stage, and the most memory in MB that one has taken."""
+    seconds, memory = 0.0, 0
+    for path in sorted((folder / SHARDS).glob("*.json")):
+        note = read_json(path)
+        seconds += float(note.get("seconds", 0.0))
+        memory = max(memory, int(note.get("peak_memory_mb", 0)))
+    return seconds, memory
 
 
 def _stale_reason(
@@ -166,7 +258,8 @@ def _stale_reason(
         identity = _identity(run_folder / need)
         if identity != record["inputs"].get(need):
             return f"{need} was run again" if identity else f"{need} is not done"
-    return ""
+    extra, reason = stage.extra_identity(run_folder)
+    return reason if record.get("extra", "") != extra else ""
 
 
 _DEFAULT = object()
@@ -218,22 +311,62 @@ class StageFolder:
             "version": self.stage.version,
             "fingerprint": fingerprint(self.stage, self.run, self.stages),
             "settings": self.stage.settings(self.run),
+            "extra": self.stage.extra_identity(self.run_folder)[0],
             "inputs": {need: _identity(self.run_folder / need) for need in self.stage.needs},
         }
 
     def begin(self) -> None:
-        """Moves a stale or finished result aside, then marks the stage as started. Nothing is deleted."""
+        """Marks the stage as started, and clears away what killed processes left of files that they were writing.
+
+        Only for who holds the run: nobody else may write into the stage.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "config.yaml", to_yaml(self.run))
-        if not (self.folder / STARTED).is_file():
-            write_json(self.folder / STARTED, self._record())
+        if not self._create_started():
+            self._remove_leftovers()
+
+    def begin_shard(self) -> str:
+        """Marks the stage as started unless another process has done so; many may do it at once.
+
+        Returns:
+            A word that changes when the stage is moved aside and started anew.
+
+        Raises:
+            LussError: The stage was moved aside or ended in this moment.
+        """
+        create_text(self.folder / "config.yaml", to_yaml(self.run))
+        self._create_started()
+        return self.start_id()
+
+    def start_id(self) -> str:
+        """The word that `begin_shard` has returned; another one, or none, when the stage was moved aside meanwhile."""
+        return str(read_json(self.folder / STARTED).get("start", ""))
+
+    def _create_started(self) -> bool:
+        record = {**self._record(), "start": uuid.uuid4().hex}
+        return create_text(self.folder / STARTED, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+    def _remove_leftovers(self) -> None:
+        """But not among masks, which are many: who makes a shard of them clears its own."""
+        for path in [self.folder, *self.folder.iterdir()]:
+            if path.is_dir() and path.name != _MASKS:
+                lefts = (
+                    path.glob(f".*{TEMPORARY_SUFFIX}") if path == self.folder else path.rglob(f".*{TEMPORARY_SUFFIX}")
+                )
+                for left in lefts:
+                    left.unlink(missing_ok=True)
 
     def seconds_before(self) -> float:
         """Work time of earlier, interrupted tries."""
         return float(_read_progress(self.folder).get("seconds", 0.0))
 
     def set_aside(self) -> Path:
-        """Moves the whole stage folder to `superseded/`, where it stays until somebody deletes it."""
+        """Moves the whole stage folder to `superseded/`, where it stays until somebody deletes it.
+
+        Raises:
+            LussError: A living process makes a shard of it.
+        """
+        refuse_living_shards(self.run_folder, self.stage.name)
         target = (
             self.run_folder / SUPERSEDED / f"{self.stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         )
@@ -242,9 +375,15 @@ class StageFolder:
         return target
 
     def finish(self, figures: dict[str, Any], *, seconds: float, peak_memory_mb: int) -> None:
-        """Writes `DONE.json`: from now on the stage is done."""
-        for leftover in self.folder.rglob(f".*{TEMPORARY_SUFFIX}"):  # of tries that were killed
-            leftover.unlink(missing_ok=True)
+        """Writes `DONE.json`: from now on the stage is done.
+
+        Args:
+            figures: What the stage returned.
+            seconds: Work time of this process and its earlier tries; that of makers of single shards is added.
+            peak_memory_mb: Of this process.
+        """
+        self._remove_leftovers()
+        work = work_of_shards(self.folder)
         products = {
             path.relative_to(self.folder).as_posix(): path.stat().st_size for path in sorted(_products(self.folder))
         }
@@ -255,14 +394,16 @@ class StageFolder:
                 "id": uuid.uuid4().hex,
                 "products": products,
                 "figures": figures,
-                "seconds": round(seconds, 1),
-                "peak_memory_mb": peak_memory_mb,
+                "seconds": round(seconds + work[0], 1),
+                "peak_memory_mb": max(peak_memory_mb, work[1]),
                 "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
                 "libraries": {name: _installed(name) for name in _LIBRARIES if _installed(name)},
             },
         )
         # Only now: a process killed before would have to begin again.
-        shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+        for name in (CHECKPOINTS, SHARDS):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        remove_dead_shard_locks(self.run_folder, self.stage.name)
         (self.folder / STARTED).unlink(missing_ok=True)
         (self.folder / PROGRESS).unlink(missing_ok=True)
 

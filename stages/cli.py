@@ -5,10 +5,40 @@ import sys
 from collections.abc import Sequence
 
 from stages.command import guarded
-from stages.commands import config, demo, run, status
+from stages.commands import (
+    baselines,
+    cancel,
+    config,
+    demo,
+    evaluate,
+    export,
+    labels,
+    logs,
+    predict,
+    prepare,
+    report,
+    run,
+    status,
+    submit,
+)
 from stages.commands.base import Command
 
-COMMANDS: dict[str, Command] = {"run": run, "status": status, "config": config, "demo": demo}
+COMMANDS: dict[str, Command] = {
+    "run": run,
+    "status": status,
+    "predict": predict,
+    "export": export,
+    "submit": submit,
+    "logs": logs,
+    "cancel": cancel,
+    "config": config,
+    "demo": demo,
+    "evaluate": evaluate,
+    "baselines": baselines,
+    "report": report,
+    "labels": labels,
+    "prepare": prepare,
+}
 
 _EPILOG = """examples:
   luss demo                                              every stage on the embedded data, with an untrained network beside it
@@ -16,6 +46,10 @@ _EPILOG = """examples:
   luss run CONFIG.yaml --until cluster                   stop after a stage; the same command without it continues
   luss run CONFIG.yaml pretrain.epochs=50 --dry-run      say what would run, and why
   luss status outputs/demo                               state, progress and age of every stage
+  luss predict outputs/demo PHOTOS --out MASKS           segment any folder with a trained model
+  luss labels outputs/demo --merge 3,17 --drop 5         edit the pseudo labels; no image is read again
+  luss export outputs/demo --format coco --out COCO      the pseudo labels for other programs
+  luss submit CONFIG.yaml --partition gpu                 every stage as a job of a SLURM cluster; luss status says how far it is
   luss config CONFIG.yaml                                every setting with its value
 """
 

@@ -1,4 +1,4 @@
-"""The command line of a single stage: `python -m stages.STAGE CONFIG.yaml key=value ...`, alone or under torchrun."""
+"""The command line of a single stage: `python -m stages.STAGE CONFIG.yaml key=value ...`, alone or under torchrun; or of shards of it."""
 
 import argparse
 import sys
@@ -23,7 +23,7 @@ def guarded(work: Callable[[], None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except (Interrupted, KeyboardInterrupt) as error:
-        print(f"stopped: {error or 'interrupted'}; run the same command to continue", file=sys.stderr)
+        print(f"stopped: {str(error) or 'interrupted'}; run the same command to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (OSError, RuntimeError) as error:
         if is_disk_full(error):
@@ -36,7 +36,7 @@ def guarded(work: Callable[[], None]) -> int:
 def stage_main(name: str, arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m stages.<name>`; exits the process."""
     from stages.registry import STAGES
-    from stages.runner import run_stages
+    from stages.runner import run_shards, run_stages
 
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{name}",
@@ -48,10 +48,21 @@ def stage_main(name: str, arguments: Sequence[str] | None = None) -> None:
         "words", nargs="*", metavar="key=value", help="settings that win over the file, such as pretrain.epochs=10"
     )
     parser.add_argument("--force", action="store_true", help="run anew although the stage is done")
+    if STAGES[name].sharded:
+        parser.add_argument(
+            "--shard", action="append", type=int, default=[], metavar="I",
+            help="make this shard alone (may be given again for more); the stage without --shard joins them",
+        )  # fmt: skip
     options = parser.parse_intermixed_args(arguments)
+    shards = getattr(options, "shard", [])
+    if shards and options.force:
+        parser.error("--force runs the whole stage anew: leave out --shard")
 
     def work() -> None:
         run = load_config(options.config, options.words)
+        if shards:
+            run_shards(run, STAGES[name], shards)
+            return
         run_stages(run, [STAGES[name]], force=name if options.force else None)
 
     sys.exit(guarded(work))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ class ConsoleReporter:
         console: Console | None = None,
         seconds_before: float = 0.0,
         quiet: bool = False,
+        progress: Path | None = None,
     ) -> None:
         """Args:
         stage: Its name, for the screen.
@@ -44,8 +46,10 @@ class ConsoleReporter:
         console: Where to print; None = standard output.
         seconds_before: Work time of earlier tries.
         quiet: Write nothing at all, as on all ranks but the first.
+        progress: Where the position is kept; None = `progress.json` in the folder.
         """
         self.stage, self.folder, self.quiet = stage, folder, quiet
+        self.progress = progress or folder / PROGRESS
         self.console = console or Console()
         self.began = time.monotonic() - seconds_before
         self.unit, self.total, self.done = "", 0, 0
@@ -57,7 +61,8 @@ class ConsoleReporter:
         self._first_done, self._first_time = 0, time.monotonic()
         if not quiet:
             (folder / "log").mkdir(parents=True, exist_ok=True)
-            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
+            # Processes of other machines may have the same number.
+            name = f"{time.strftime('%Y%m%d-%H%M%S')}-{socket.gethostname()}-{os.getpid()}.log"
             self._log = open(folder / "log" / name, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (lives with the reporter)
 
     def seconds(self) -> float:
@@ -170,7 +175,7 @@ class ConsoleReporter:
             return
         self._last_heartbeat = now
         write_json(
-            self.folder / PROGRESS,
+            self.progress,
             {
                 "unit": self.unit,
                 "done": self.done,

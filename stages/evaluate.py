@@ -1,12 +1,15 @@
 """Stage 8: matches clusters to categories and computes the metrics of ImageNet-S, where masks exist."""
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
+from luss.benchmark.counts import Counts
 from luss.benchmark.evaluator import count_folders
-from luss.benchmark.matching import Matching
-from luss.benchmark.metrics import evaluate
-from luss.data.imagenet_s import category_ids
+from luss.benchmark.metrics import MatchingChoice, Metrics, evaluate
+from luss.data.imagenet_s import Layout, category_ids
 from luss.files import write_json
+from luss.settings import RunSettings
 from stages.base import Stage, StageContext
 from stages.command import stage_main
 from stages.manifest import data_layout, num_classes
@@ -21,37 +24,83 @@ class Evaluate(Stage):
     name = "evaluate"
     version = 1
     needs = ("predict",)
+    # The stage whose masks are evaluated.
+    predicted_by: ClassVar[str] = "predict"
+
+    def matching(self, run: RunSettings) -> str:
+        """How predicted ids become categories."""
+        return run.evaluate.matching
+
+    def num_classes(self, run: RunSettings, layout: Layout) -> int:
+        """The largest id in masks and predictions."""
+        return num_classes(run, layout)
+
+    def facts(self, run: RunSettings) -> dict[str, Any]:
+        """What a reader of the numbers must know."""
+        return {
+            "protocol": "unsupervised",
+            "used_labels_for_threshold": run.pseudo_labels.threshold == "validation",
+        }
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Counts every split once."""
-        layout, settings = data_layout(context.run.data), context.run.evaluate
-        splits = [split for split in context.run.data.evaluate if split in layout.masks]
-        result: dict[str, Any] = {"splits": {}}
-        matching: Matching | str = settings.matching
-        for split in splits:
-            counts = count_folders(
-                context.of("predict") / "masks" / split,
-                layout.masks[split],
-                num_classes=num_classes(context.run, layout),
-                workers=settings.workers,
-            )
-            metrics = evaluate(counts, matching)  # type: ignore[arg-type]
-            matching = metrics.matching
-            result["splits"][split] = metrics.to_json()
-        if splits:
-            result = {**result["splits"][splits[0]], **result}
-            result["used_labels_for_threshold"] = context.run.pseudo_labels.threshold == "validation"
-            result["categories"] = list(category_ids(layout.image_folder("train")))
-        else:
-            context.reporter.message(
-                "no masks were found: there is nothing to evaluate, the predictions are the result"
-            )
-        write_json(context.folder / "metrics.json", result)
-        return {
-            f"{split} {name}": float(result["splits"][split][name])
-            for split in splits
-            for name in ("miou", "image_accuracy", "f_measure")
-        }
+        run, layout = context.run, data_layout(context.run.data)
+        counts = count_splits(
+            context,
+            context.of(self.predicted_by) / "masks",
+            num_classes=self.num_classes(run, layout),
+            workers=getattr(run, self.name).workers,
+        )
+        metrics = evaluate_splits(counts, self.matching(run))  # type: ignore[arg-type]
+        write_metrics(context, metrics, self.facts(run))
+        return figures(metrics)
+
+
+def count_splits(context: StageContext, predictions: Path, *, num_classes: int, workers: int) -> dict[str, Counts]:
+    """The counts of every evaluated split that has masks, in the order of `data.evaluate`.
+
+    Args:
+        context: Of the stage.
+        predictions: Folder of `<split>/<category>/<name>.png`.
+        num_classes: The largest id in masks and predictions.
+        workers: Processes.
+    """
+    layout = data_layout(context.run.data)
+    return {
+        split: count_folders(predictions / split, layout.masks[split], num_classes=num_classes, workers=workers)
+        for split in context.run.data.evaluate
+        if split in layout.masks
+    }
+
+
+def evaluate_splits(counts: Mapping[str, Counts], matching: MatchingChoice) -> dict[str, Metrics]:
+    """The metrics of every split; a matching that is searched is found on the first one and applied to the others."""
+    found: dict[str, Metrics] = {}
+    for split, each in counts.items():
+        found[split] = evaluate(each, matching)
+        matching = found[split].matching
+    return found
+
+
+def write_metrics(context: StageContext, metrics: Mapping[str, Metrics], facts: Mapping[str, Any]) -> None:
+    """Writes `metrics.json`: the first split's numbers, those of all splits, and facts; says so where there is nothing to evaluate."""
+    splits = {split: each.to_json() for split, each in metrics.items()}
+    result: dict[str, Any] = {"splits": splits}
+    if splits:
+        categories = list(category_ids(data_layout(context.run.data).image_folder("train")))
+        result = {**next(iter(splits.values())), "splits": splits, **facts, "categories": categories}
+    else:
+        context.reporter.message("no masks were found: there is nothing to evaluate, the predictions are the result")
+    write_json(context.folder / "metrics.json", result)
+
+
+def figures(metrics: Mapping[str, Metrics]) -> dict[str, float]:
+    """The numbers of a stage's record: the main metrics of every split, in percent."""
+    return {
+        f"{split} {name}": float(getattr(each, name))
+        for split, each in metrics.items()
+        for name in ("miou", "image_accuracy", "f_measure")
+    }
 
 
 if __name__ == "__main__":

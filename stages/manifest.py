@@ -1,20 +1,25 @@
-"""Stage 0: lists the training images once; draws the embedded data set when it is asked for."""
+"""Stage 0: lists the images of every split once; draws the embedded data set when it is asked for."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from luss.config import changing_settings
 from luss.data.imagenet_s import Layout, category_ids, find_layout
 from luss.data.manifest import Manifest, ManifestStopped, build_manifest
-from luss.data.shapes import make_shapes
+from luss.data.shapes import RECORD, make_shapes
+from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
 from luss.files import read_json
-from luss.progress import Interrupted
-from luss.settings import DataSettings, RunSettings
+from luss.progress import Interrupted, StopFlag
+from luss.settings import DataSettings, RunSettings, ShapesSettings
 from stages.base import Stage, StageContext
 from stages.command import stage_main
+from stages.lock import listing_lock
 
 EMBEDDED = "shapes"
+# Folder of the listings of evaluated splits, in the manifest's own: it is moved aside with it when the data changes.
+_EVALUATED = "evaluated"
 
 
 def data_root(data: DataSettings) -> Path:
@@ -45,9 +50,20 @@ def num_classes(run: RunSettings, layout: Layout) -> int:
 def list_images(context: StageContext, image_folder: Path, split: str) -> Manifest:
     """The manifest of a folder inside a stage's own folder, built where it is missing."""
     folder = context.folder / "manifest"
-    data = context.run.data
+    return _list(context.run.data, image_folder, folder, split, context.skipped, context.stop, context.reporter.message)
+
+
+def _list(
+    data: DataSettings,
+    image_folder: Path,
+    folder: Path,
+    split: str,
+    skipped: SkippedFiles,
+    stop: StopFlag,
+    message: Callable[[str], None],
+) -> Manifest:
     if not (folder / f"{split}.json").is_file():
-        context.reporter.message(f"listing the images of {image_folder}")
+        message(f"listing the images of {image_folder}")
         try:
             summary = build_manifest(
                 image_folder,
@@ -56,16 +72,69 @@ def list_images(context: StageContext, image_folder: Path, split: str) -> Manife
                 max_pixels=data.max_pixels,
                 workers=data.workers,
                 verify="full" if data.verify == "full" else "header",
-                should_stop=lambda: bool(context.stop),
-                skipped=context.skipped,
+                should_stop=lambda: bool(stop),
+                skipped=skipped,
             )
         except ManifestStopped as stopped:
-            raise Interrupted(context.stop.reason) from stopped
+            raise Interrupted(stop.reason) from stopped
         if summary.num_skipped > data.max_skipped_share * num_files(folder, split):
             # What was listed is forgotten: the files will be mended, or the limit raised.
             (folder / f"{split}.json").unlink()
-            context.skipped.check(summary.num_images + summary.num_skipped, data.max_skipped_share)
+            skipped.check(summary.num_images + summary.num_skipped, data.max_skipped_share)
     return Manifest.open(folder, split)
+
+
+def listed_split(
+    run: RunSettings,
+    run_folder: Path,
+    split: str,
+    *,
+    stop: StopFlag | None = None,
+    message: Callable[[str], None] = lambda text: None,
+) -> Manifest:
+    """The manifest of a split that is evaluated.
+
+    The manifest stage lists those of `data.evaluate`; one that was added since is listed at the first call, while other processes wait.
+
+    Args:
+        run: Settings.
+        run_folder: The run's folder, in which the manifest stage is done.
+        split: One of the data's splits.
+        stop: Ends waiting and listing.
+        message: Told before images are listed.
+
+    Raises:
+        LussError: There is no such split, or too many of its images cannot be used.
+        Interrupted: `stop` was set.
+    """
+    folder, stop = run_folder / "manifest" / _EVALUATED, stop or StopFlag()
+    if not (folder / f"{split}.json").is_file():
+        with listing_lock(run_folder, stop=stop):
+            skipped = SkippedFiles(run_folder / "manifest" / "skipped.csv")
+            image_folder = data_layout(run.data).image_folder(split)
+            return _list(run.data, image_folder, folder, split, skipped, stop, message)
+    return Manifest.open(folder, split)
+
+
+def evaluated_splits(data: DataSettings) -> list[str]:
+    """The splits of `data.evaluate` that the data has; none in a plain folder of images."""
+    layout = data_layout(data)
+    return [split for split in data.evaluate if split in layout.images and layout.images[split] != layout.root]
+
+
+def evaluated_manifests(run: RunSettings, run_folder: Path, *, stop: StopFlag | None = None) -> dict[str, Manifest]:
+    """The manifests of the images that are segmented: those of all evaluated splits; where there are none, the training images.
+
+    Args:
+        run: Settings.
+        run_folder: The run's folder, in which the manifest stage is done.
+        stop: As for `listed_split`.
+
+    Raises:
+        LussError: As for `listed_split`.
+    """
+    found = {split: listed_split(run, run_folder, split, stop=stop) for split in evaluated_splits(run.data)}
+    return found or {"train": train_manifest_of(run_folder)}
 
 
 def num_files(folder: Path, split: str) -> int:
@@ -76,7 +145,16 @@ def num_files(folder: Path, split: str) -> int:
 
 def train_manifest(context: StageContext) -> Manifest:
     """The manifest of the images that are clustered and labelled."""
-    return Manifest.open(context.of("manifest") / "manifest", "train")
+    return train_manifest_of(context.run_folder)
+
+
+def train_manifest_of(run_folder: Path) -> Manifest:
+    """The same, from the run's folder.
+
+    Raises:
+        LussError: The manifest stage is not done.
+    """
+    return Manifest.open(run_folder / "manifest" / "manifest", "train")
 
 
 def pretrain_manifests(context: StageContext) -> list[Manifest]:
@@ -92,7 +170,7 @@ class ManifestStage(Stage):
     version = 1
 
     def settings(self, run: RunSettings) -> dict[str, Any]:
-        """Only what decides which training images there are: other splits are listed by the stages that use them."""
+        """Only what decides which training images there are: which splits are evaluated may change, they are listed when they are added."""
         found = changing_settings(run.data)
         if run.data.root != EMBEDDED:
             found = {key: value for key, value in found.items() if not key.startswith("shapes.")}
@@ -102,21 +180,11 @@ class ManifestStage(Stage):
         return {f"data.{key}": value for key, value in found.items()} | {"data.root": run.data.root}
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        """Builds `manifest/<split>.tsv` for the training folder and each extra one."""
+        """Builds `manifest/<split>.tsv` for the training folder and each extra one, and `evaluated/<split>.tsv`."""
         data = context.run.data
         if data.root == EMBEDDED:
-            own = data.shapes
-            context.reporter.message(f"drawing the embedded data set in {own.folder}")
-            make_shapes(
-                Path(own.folder),
-                num_train=own.num_train,
-                num_validation=own.num_validation,
-                num_test=own.num_validation,
-                size=own.size,
-                difficulty=own.difficulty,
-                seed=own.seed,
-                workers=data.workers,
-            )
+            context.reporter.message(f"drawing the embedded data set in {data.shapes.folder}")
+            _draw_shapes(data.shapes, workers=data.workers)
         layout = data_layout(data)
         train = layout.root / data.train if (layout.root / data.train).is_dir() else layout.image_folder("train")
         figures: dict[str, Any] = {"images": len(list_images(context, train, "train"))}
@@ -125,8 +193,48 @@ class ManifestStage(Stage):
             if not folder.is_dir():
                 raise LussError(f"data.extra names {extra!r}, but {folder} is not a folder")
             figures[f"images of {extra}"] = len(list_images(context, folder, extra))
+        for split in evaluated_splits(data):
+            with listing_lock(context.run_folder, stop=context.stop):
+                found = _list(
+                    data,
+                    layout.image_folder(split),
+                    context.folder / _EVALUATED,
+                    split,
+                    context.skipped,
+                    context.stop,
+                    context.reporter.message,
+                )
+            figures[f"images of {split}"] = len(found)
         figures["skipped"] = context.skipped.count
         return figures
+
+
+def _draw_shapes(settings: ShapesSettings, *, workers: int) -> None:
+    """Draws the embedded data set unless it is there.
+
+    Raises:
+        LussError: The folder holds it with other parameters: drawing it anew would change the data of another run under its feet.
+    """
+    parameters = {
+        "num_train": settings.num_train,
+        "num_validation": settings.num_validation,
+        "num_test": settings.num_validation,
+        "size": settings.size,
+        "difficulty": settings.difficulty,
+        "seed": settings.seed,
+    }
+    folder = Path(settings.folder)
+    if (folder / RECORD).is_file():
+        record = read_json(folder / RECORD)
+        present = record.get("parameters", {}) if isinstance(record, dict) else {}
+        changed = [f"{name} {present[name]}, not {value}" for name, value in parameters.items()
+                   if present.get(name, value) != value]  # fmt: skip
+        if changed:
+            raise LussError(
+                f"{folder} holds the embedded data set with other parameters ({', '.join(changed)}), which another run may use: "
+                "set data.shapes.folder to another folder, or delete this one"
+            )
+    make_shapes(folder, **parameters, workers=workers)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from typing import Any
 from luss.data.views import ViewDataset
 from luss.methods import build_method
 from luss.methods.collapse import CollapseWatch
-from luss.models.backbone import Backbone, initialise
+from luss.models.backbone import Backbone
 from luss.models.io import save_backbone, save_tensors, state_without_duplicates
+from luss.models.weights import initialise
 from luss.settings import RunSettings
 from luss.training import distributed
 from luss.training.loop import Trainer, TrainJob
@@ -36,11 +37,11 @@ class Pretrain(Stage):
         """Trains from the newest checkpoint to the end and exports."""
         settings, run = context.run.pretrain, context.run
         backbone = Backbone(settings.backbone.name, output_stride=settings.backbone.output_stride)
-        missing = initialise(backbone, settings.backbone.weights)
-        if missing:
-            context.reporter.warn(
-                f"{settings.backbone.weights} lacks {len(missing)} tensors, kept random: {', '.join(missing[:8])}"
-            )
+        loaded = initialise(backbone, settings.backbone.weights)
+        for problem in loaded.problems():
+            context.reporter.warn(problem)
+        for note in loaded.notes():
+            context.reporter.message(note)
         method = build_method(backbone, settings)
         dataset = ViewDataset(
             pretrain_manifests(context),

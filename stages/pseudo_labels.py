@@ -1,6 +1,6 @@
 """Stage 5: a pixel label map for every training image, in HDF5."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +19,82 @@ from luss.errors import LussError
 from luss.files import replacing, write_json
 from luss.labels.store import LabelStore
 from luss.labels.threshold import auto_threshold, histogram
-from luss.labels.writer import LabelRecord, LabelWriter
+from luss.labels.writer import LabelRecord, LabelWriter, shard_path
 from luss.models.attended import AttendedBackbone
 from luss.report.contact_sheet import cluster_sheet
+from luss.settings import RunSettings
 from luss.training.precision import Precision
-from stages.base import Stage, StageContext, fingerprint
+from stages.base import StageContext, fingerprint
 from stages.command import stage_main
 from stages.extract_features import attended
-from stages.manifest import data_layout, list_images, num_classes, train_manifest
+from stages.manifest import data_layout, listed_split, num_classes, train_manifest_of
+from stages.shards import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, make_missing
 
 
-class PseudoLabelsStage(Stage):
+class LabelPlan(ShardPlan):
+    """The shards of one label-map store."""
+
+    def __init__(self, run: RunSettings, manifest: Manifest, folder: Path, notes: ShardNotes, identity: str) -> None:
+        """Cuts a split's images.
+
+        Args:
+            run: Settings.
+            manifest: The images.
+            folder: Of the store.
+            notes: Of the shards.
+            identity: The stage's fingerprint.
+        """
+        self.manifest, size = manifest, run.pseudo_labels.shard_size
+        ranges = [shard_rows(len(manifest), size, shard) for shard in range(num_shards(len(manifest), size))]
+        super().__init__(ranges, notes)
+        self.writer = LabelWriter(
+            folder,
+            [(rows.start, rows.stop) for rows in ranges],
+            num_clusters=run.cluster.num_clusters,
+            fingerprint=f"{identity}-{len(manifest)}",
+        )
+
+    def is_made(self, shard: int) -> bool:
+        """Whether the store has the shard."""
+        return self.writer.is_written(shard)
+
+    def targets(self, shard: int) -> Iterable[Path]:
+        """One file."""
+        return [shard_path(self.writer.folder, shard)]
+
+
+class PseudoLabelsStage(ShardedStage):
     """Products: `labels/` (shards and `labels.h5`), `threshold.json`, `clusters.png`."""
 
     name = "pseudo_labels"
     version = 1
     needs = ("manifest", "pretrain", "pixel_attention", "cluster")
 
-    def run(self, context: StageContext) -> dict[str, Any]:
-        """Writes the shards that are missing, then chooses the threshold and joins them."""
-        manifest = train_manifest(context)
-        assignments = np.load(context.of("cluster") / "assignments.npy", allow_pickle=False).astype(np.int64)
-        writer = label_split(self, context, manifest, context.folder / "labels", assignments=assignments)
-        store = LabelStore.open(writer.finish(0.0, "given", False))
+    def plan(self, run: RunSettings, run_folder: Path) -> LabelPlan:
+        """Ranges of `pseudo_labels.shard_size` training images."""
+        return self._plan(run, run_folder, train_manifest_of(run_folder), "labels", "")
+
+    def _plan(self, run: RunSettings, run_folder: Path, manifest: Manifest, store: str, prefix: str) -> LabelPlan:
+        from stages.registry import STAGES
+
+        folder = run_folder / self.name
+        return LabelPlan(run, manifest, folder / store, ShardNotes(folder, prefix), fingerprint(self, run, STAGES))
+
+    def maker(self, context: StageContext, plan: LabelPlan) -> Maker:
+        """Loads network, centroids and the training images' clusters once."""
+        path = context.of("cluster") / "assignments.npy"
+        return label_maker(context, plan, np.load(path, mmap_mode="r", allow_pickle=False))
+
+    def join(self, context: StageContext, plan: LabelPlan) -> dict[str, Any]:
+        """Chooses the threshold and joins the shards."""
+        store = LabelStore.open(plan.writer.finish(0.0, "given", False))
         found = self.choose_threshold(context, store)
         source = found["source"]
-        store = LabelStore.open(writer.finish(found["threshold"], source, source == "validation"))
+        store = LabelStore.open(plan.writer.finish(found["threshold"], source, source == "validation"))
         write_json(context.folder / "threshold.json", found)
-        sheet = cluster_sheet(store.dominant_clusters(), _loader(manifest, store), max_clusters=60)
+        sheet = cluster_sheet(store.dominant_clusters(), _loader(plan.manifest, store), max_clusters=60)
         with replacing(context.folder / "clusters.png") as temporary:
             sheet.save(temporary, format="png")
-        context.skipped.check(len(manifest), context.run.data.max_skipped_share)
         counts = histogram(store)
         level = int(np.ceil(found["threshold"] * 255))
         return {
@@ -80,9 +125,12 @@ class PseudoLabelsStage(Stage):
             raise LussError(
                 f"pseudo_labels.threshold=validation needs the masks {layout.root / 'validation-segmentation'}: use auto, which needs none"
             )
-        manifest = list_images(context, layout.image_folder("validation"), "validation")
-        writer = label_split(self, context, manifest, context.folder / "validation-labels")
-        store = LabelStore.open(writer.finish(0.0, "given", False))
+        message = context.reporter.message
+        manifest = listed_split(context.run, context.run_folder, "validation", stop=context.stop, message=message)
+        plan = self._plan(context.run, context.run_folder, manifest, "validation-labels", "validation-")
+        make_missing(context, plan, lambda: label_maker(context, plan, None))
+        absorb_lists(context, plan)
+        store = LabelStore.open(plan.writer.finish(0.0, "given", False))
         context.reporter.message("searching the threshold with the validation masks: this uses ground truth")
 
         def items() -> Iterator[tuple[Any, Any, Any]]:
@@ -100,49 +148,24 @@ class PseudoLabelsStage(Stage):
         }  # fmt: skip
 
 
-def label_split(
-    stage: Stage,
-    context: StageContext,
-    manifest: Manifest,
-    folder: Path,
-    *,
-    assignments: NDArray[np.int64] | None = None,
-) -> LabelWriter:
-    """Writes the missing shards of a split's label maps.
+def label_maker(context: StageContext, plan: LabelPlan, assignments: NDArray[np.integer[Any]] | None) -> Maker:
+    """Loads what labelling takes.
 
     Args:
-        stage: Whose fingerprint the shards carry.
         context: Of the stage.
-        manifest: The split's images.
-        folder: Where the shards go.
+        plan: The shards.
         assignments: (N,) cluster of each image, 0-based; None = the one nearest to its pooled vector.
     """
-    from stages.registry import STAGES
-
-    settings = context.run.pseudo_labels
-    ranges = [
-        (rows.start, rows.stop)
-        for rows in (
-            shard_rows(len(manifest), settings.shard_size, s)
-            for s in range(num_shards(len(manifest), settings.shard_size))
-        )
-    ]
-    identity = f"{fingerprint(stage, context.run, STAGES)}-{len(manifest)}"
-    writer = LabelWriter(folder, ranges, num_clusters=context.run.cluster.num_clusters, fingerprint=identity)
-    missing = writer.missing_shards()
-    done = len(manifest) - sum(stop - start for start, stop in (ranges[shard] for shard in missing))
-    context.reporter.start("image", len(manifest), done)
-    if not missing:
-        return writer
-    network = attended(context)
+    settings, network = context.run.pseudo_labels, attended(context)
     centroids = np.load(context.of("cluster") / "centroids.npy", allow_pickle=False)
     unit = F.normalize(torch.from_numpy(centroids), dim=1).to(context.device)
     precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
-    for shard in missing:
+
+    def make(shard: int) -> Iterator[Batch]:
         records: dict[int, LabelRecord] = {}
         for batch in resized_batches(
-            manifest,
-            range(*ranges[shard]),
+            plan.manifest,
+            plan.ranges[shard],
             short_side=settings.short_side,
             size_multiple=settings.size_multiple,
             max_aspect=settings.max_aspect,
@@ -150,18 +173,17 @@ def label_split(
             workers=settings.workers,
             max_pixels=context.run.data.max_pixels,
         ):
-            context.stop.check()
-            for _, path, reason in batch.unreadable:
-                context.skipped.add(Path(path), reason)
             if batch.indices:
-                own = None if assignments is None else torch.from_numpy(assignments[np.array(batch.indices)])
+                own = None
+                if assignments is not None:
+                    own = torch.from_numpy(assignments[np.array(batch.indices)].astype(np.int64))
                 with precision.autocast():
                     found = _label_batch(context, network, unit, batch, own)
-                records.update((index, _record(manifest, index, *maps)) for index, maps in found.items())
-            done += len(batch.indices) + len(batch.unreadable)
-            context.reporter.advance(done)
-        writer.write_shard(shard, (records[index] for index in sorted(records)))
-    return writer
+                records.update((index, _record(plan.manifest, index, *maps)) for index, maps in found.items())
+            yield Batch.of(batch)
+        plan.writer.write_shard(shard, (records[index] for index in sorted(records)))
+
+    return make
 
 
 def _label_batch(

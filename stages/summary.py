@@ -1,8 +1,10 @@
 """What is checked before a run, and the table at its end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,9 +15,11 @@ from luss.errors import LussError
 from luss.files import read_json
 from luss.settings import RunSettings
 from stages.base import stage_state
+from stages.baselines import baseline_rows
 from stages.console import duration
 from stages.manifest import EMBEDDED, data_layout
-from stages.registry import STAGES
+from stages.registry import STAGES, stages_of
+from stages.train_semi import check_train_semi
 
 _NAMES = {
     "miou": "mIoU",
@@ -23,10 +27,26 @@ _NAMES = {
     "image_accuracy": "image accuracy",
     "f_measure": "F-measure",
 }
+# The stage that computes a protocol's metrics, and the protocol as the table calls it.
+_PROTOCOLS = {
+    "evaluate": "unsupervised",
+    "distance_matching": "distance matching",
+    "semi_evaluate": "semi-supervised",
+}
+# What a person looks for after a run.
+_FILES = (
+    ("masks", "predict/masks"),
+    ("clusters", "predict/clusters-*.png"),
+    ("pseudo labels", "pseudo_labels/labels"),
+    ("model", "finetune/model.safetensors"),
+    ("masks by distance matching", "distance_matching/masks"),
+    ("semi-supervised masks", "semi_predict/masks"),
+    ("semi-supervised model", "semi_finetune/model.safetensors"),
+)
 
 
 def preflight(run: RunSettings, console: Console) -> None:
-    """Checks what would otherwise fail after hours: the data folder, the extra folders, the number of clusters against the masks.
+    """Checks what would otherwise fail after hours: the data folder, the extra folders, and what the run's protocols need.
 
     Raises:
         LussError: Something is missing.
@@ -37,6 +57,10 @@ def preflight(run: RunSettings, console: Console) -> None:
     for extra in run.data.extra:
         if not (layout.root / extra).is_dir():
             raise LussError(f"data.extra names {extra!r}, but {layout.root / extra} is not a folder")
+    if {"distance_matching", "semi_supervised"} & set(run.protocols):
+        check_train_semi(run)
+    if "unsupervised" not in run.protocols:
+        return
     if run.pseudo_labels.threshold == "validation" and not layout.has_masks("validation"):
         raise LussError(
             f"pseudo_labels.threshold=validation needs the masks {layout.root / 'validation-segmentation'}: use auto, which needs none"
@@ -67,45 +91,75 @@ def settings_of_run(folder: Path) -> RunSettings:
     return run
 
 
-def status_table(run: RunSettings, chosen: set[str], *, force: str | None = None) -> Table:
-    """The state of every stage; with `chosen` stages also what running them would do."""
+def status_table(
+    run: RunSettings, chosen: set[str], *, force: str | None = None, queue: Mapping[str, str] | None = None
+) -> Table:
+    """The state of every stage of the run's protocols; with `chosen` stages also what running them would do, with `queue` also their jobs'."""
     folder = Path(run.output)
     table = Table(title=str(folder), title_justify="left")
     for heading in ("stage", "state", "progress or reason", "work", "changed"):
         table.add_column(heading)
     if chosen:
         table.add_column("would")
-    upstream_runs = False
+    if queue:
+        table.add_column("queue")
+    running: set[str] = set()
+    own = stages_of(run)
     for name, stage in STAGES.items():
+        if name not in own and name not in chosen:
+            continue
         state = stage_state(stage, run, folder, STAGES)
         age = f"{duration(time.time() - state.changed)} ago" if state.changed else ""
         row = [name, state.kind, state.detail, duration(state.seconds) if state.seconds else "", age]
         if chosen:
             # A stage that runs gives its product a new identity, so those that need it follow.
-            runs = name in chosen and (state.kind != "done" or name == force or upstream_runs)
-            upstream_runs = upstream_runs or runs
+            runs = name in chosen and (state.kind != "done" or name == force or not running.isdisjoint(stage.needs))
+            running |= {name} if runs else set()
             row.append(("continue" if state.kind == "partial" else "run") if runs else "")
+        if queue:
+            row.append(queue.get(name, ""))
         table.add_row(*row)
     return table
 
 
+@dataclass(frozen=True)
+class ResultRow:
+    """One line of the table of results: which run, which protocol (and form of it), which split, and its metrics in percent."""
+
+    run: str
+    protocol: str
+    split: str
+    metrics: Mapping[str, Any]
+
+
+def result_rows(run: RunSettings) -> Iterator[ResultRow]:
+    """The metrics of a run's finished protocols, also of those that it was not started with this time."""
+    for stage, protocol in _PROTOCOLS.items():
+        if stage_state(STAGES[stage], run, Path(run.output), STAGES).kind != "done":
+            continue
+        found = read_json(Path(run.output) / stage / "metrics.json")
+        yield from (ResultRow(run.name, protocol, split, values) for split, values in found["splits"].items())
+        rematched = found.get("rematched", {"splits": {}})["splits"]
+        yield from (ResultRow(run.name, f"{protocol}, rematched", split, values) for split, values in rematched.items())
+    yield from (ResultRow(run.name, f"baseline: {title}", split, values) for title, split, values in baseline_rows(run))
+
+
 def print_results(runs: Sequence[RunSettings], console: Console) -> None:
     """The metrics of finished runs side by side, and where the results are; nothing to compare without masks."""
-    rows = []
-    for run in runs:
-        path = Path(run.output) / "evaluate" / "metrics.json"
-        if path.is_file():
-            rows += [(run.name, split, values) for split, values in read_json(path)["splits"].items()]
+    rows = [row for run in runs for row in result_rows(run)]
     if rows:
-        table = Table(title="percent; clusters matched to categories on the first split", title_justify="left")
-        for heading in ("run", "split", *_NAMES.values(), "images"):
-            table.add_column(heading, justify="left" if heading in ("run", "split") else "right")
-        for name, split, values in rows:
-            table.add_row(name, split, *(f"{values[key]:.1f}" for key in _NAMES), str(values["num_images"]))
+        table = Table(title="percent; unsupervised and rematched: matched on the first split", title_justify="left")
+        for heading in ("run", "protocol", "split", *_NAMES.values(), "images"):
+            if heading in ("run", "protocol", "split"):
+                table.add_column(heading, overflow="fold")
+            else:  # on a narrow screen the words give way, never the numbers
+                table.add_column(heading, justify="right", width=max(map(len, heading.split())))
+        for row in rows:
+            numbers = (f"{row.metrics[key]:.1f}" for key in _NAMES)
+            table.add_row(row.run, row.protocol, row.split, *numbers, str(row.metrics["num_images"]))
         console.print(table)
     for run in runs:
         folder = Path(run.output)
-        for title, pattern in (("masks", "predict/masks"), ("clusters", "predict/clusters-*.png"), ("pseudo labels", "pseudo_labels/labels"),
-                               ("model", "finetune/model.safetensors")):  # fmt: skip
+        for title, pattern in _FILES:
             for path in sorted(folder.glob(pattern)):
                 console.print(f"{run.name} {title}: {path}", highlight=False, soft_wrap=True)

@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 import yaml
 
+from luss import validation
 from luss.config import all_keys, changing_settings, load_config, to_yaml
 from luss.errors import LussError
 from luss.settings import PretrainSettings, RunSettings
 from stages.base import fingerprint
-from stages.registry import STAGES
+from stages.registry import ORDER, PROTOCOLS, STAGES
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+SEMI = ("semi_finetune", "semi_predict", "semi_evaluate")
 MINIMAL = "name: trial\ndata: {root: photos}\n"
 
 
@@ -242,7 +244,7 @@ def identities(path: Path, *words: str) -> dict[str, str]:
     "word",
     [
         "device=cpu", "output=elsewhere", "pretrain.workers=7", "pretrain.epochs=20", "extract_features.batch_size=3", "name=other",
-        "cluster.chunk_size=17", "data.max_skipped_share=0.5", "pretrain.swav.weight=2.0",
+        "cluster.chunk_size=17", "data.max_skipped_share=0.5", "pretrain.swav.weight=2.0", "protocols=[semi_supervised]",
     ],
 )  # fmt: skip
 def test_a_setting_that_cannot_change_a_result_leaves_every_fingerprint(minimal: Path, word: str) -> None:
@@ -263,9 +265,46 @@ def test_a_setting_changes_the_fingerprint_of_its_stage_and_of_all_later_ones(
     minimal: Path, word: str, first: str
 ) -> None:
     before, after = identities(minimal), identities(minimal, word)
-    names = list(STAGES)
-    changed = [name for name in names if before[name] != after[name]]
-    assert changed == names[names.index(first) :]
+    changed = [name for name in ORDER if before[name] != after[name]]
+    assert changed == ORDER[ORDER.index(first) :]
+
+
+@pytest.mark.parametrize(
+    ("word", "changed"),
+    [
+        ("pretrain.epochs=21", {"distance_matching", *SEMI}),
+        ("pixel_attention.shared=true", set()),
+        ("finetune.epochs=3", set()),
+        ("distance_matching.temperature=0.1", {"distance_matching"}),
+        ("data.evaluate=[test]", {"distance_matching", "semi_predict", "semi_evaluate"}),
+        ("semi_finetune.epochs=3", set(SEMI)),
+        ("semi_predict.short_side=96", {"semi_predict", "semi_evaluate"}),
+    ],
+)
+def test_the_other_protocols_depend_on_the_pretraining_and_on_their_own_settings(
+    minimal: Path, word: str, changed: set[str]
+) -> None:
+    before, after = identities(minimal), identities(minimal, word)
+    others = set(STAGES) - set(ORDER)
+    assert {name for name in others if before[name] != after[name]} == changed
+
+
+def test_an_unknown_protocol_is_refused_naming_the_nearest(minimal: Path) -> None:
+    message = refusal(minimal, "protocols=[unsupervised, semi_supervized]")
+    assert "protocols names 'semi_supervized': did you mean semi_supervised?" in message
+    assert "the protocols are unsupervised, distance_matching, semi_supervised" in message
+
+
+def test_a_run_without_any_protocol_is_refused(minimal: Path) -> None:
+    assert "protocols is empty" in refusal(minimal, "protocols=[]")
+
+
+def test_every_protocol_that_can_be_named_has_stages_that_hold_all_that_they_need() -> None:
+    assert set(PROTOCOLS) == set(validation.PROTOCOLS)
+    for names in PROTOCOLS.values():
+        for place, name in enumerate(names):
+            assert set(STAGES[name].needs) <= set(names[:place])
+    assert {name for names in PROTOCOLS.values() for name in names} == set(STAGES)
 
 
 def test_there_are_shipped_configurations() -> None:

@@ -4,14 +4,24 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 import safetensors
 
 from luss.errors import LussError
-from luss.files import is_disk_full, read_json, replacing, write_json, write_text
+from luss.files import (
+    create_text,
+    is_disk_full,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_json,
+    write_text,
+)
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -156,3 +166,28 @@ def test_damaged_json_is_named_with_the_fix(tmp_path: Path, content: bytes) -> N
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(LussError, match=r"x\.json is not valid JSON.*delete it"):
         read_json(tmp_path / "x.json")
+
+
+def test_of_many_who_create_a_file_one_succeeds_and_the_others_leave_it(tmp_path: Path) -> None:
+    together = Barrier(8)
+
+    def create(number: int) -> bool:
+        together.wait()
+        return create_text(tmp_path / "folder" / "file", str(number))
+
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(create, range(8)))
+    assert created.count(True) == 1
+    assert (tmp_path / "folder" / "file").read_text() == str(created.index(True))
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file"]
+
+
+def test_leftovers_are_removed_for_the_files_named_and_for_no_others(tmp_path: Path) -> None:
+    names = ["a.png", "a.b.png", "x" * 250]
+    for name in names:
+        with replacing(tmp_path / name) as temporary:
+            temporary.write_text("whole")
+        # As a killed process leaves it.
+        temporary.write_text("half")
+    remove_leftovers([tmp_path / names[0], tmp_path / names[2], tmp_path / "absent" / "b.png"])
+    assert everything_in(tmp_path) == sorted([*names, f".a.b.png.{os.getpid()}.partial"])

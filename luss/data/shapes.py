@@ -82,7 +82,7 @@ def draw_sample(split: str, index: int, *, size: int = 96, difficulty: float = 0
 
 
 def make_shapes(
-    root: Path,
+    root: Path | str,
     *,
     num_train: int = 1200,
     num_validation: int = 160,
@@ -99,6 +99,12 @@ def make_shapes(
     `<split>-segmentation/<category>/*.png` (RGB, id = R + 256 G, 0 background, no pixel ignored); `categories.txt` (id = line
     number, from 1); `dataset.json`, the parameters. The files appear all at once: they are written to a hidden sibling folder,
     which is then renamed. A data set with other parameters is replaced.
+
+    Example:
+        >>> import luss
+        >>> luss.make_shapes("shapes", num_train=20, num_validation=10, num_test=0, size=32)
+        >>> Path("shapes/categories.txt").read_text().split()[0]
+        'crescent'
 
     Args:
         root: The data set's folder; absent, empty, or made by this function.
@@ -118,6 +124,7 @@ def make_shapes(
         num_train, num_validation, num_test, num_train_semi_per_category, size, float(difficulty), seed
     )
     parameters.check()
+    root = Path(root)
     if _is_made(root, parameters):
         return
     root.parent.mkdir(parents=True, exist_ok=True)

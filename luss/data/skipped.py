@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from luss.errors import LussError
@@ -50,7 +51,8 @@ class SkippedFiles:
     r"""A CSV file `path,reason` with one line for every file that could not be used.
 
     Each path is listed once, however often a stage is resumed; a line cut off by a kill is dropped. One process owns
-    the file: workers report to it. Paths are escaped as by `escape_path`.
+    the file: workers report to it, other processes keep lists of their own, which the owner absorbs at the end. Paths are
+    escaped as by `escape_path`.
 
     Args:
         path: The CSV file; written when the first path is added.
@@ -112,6 +114,30 @@ class SkippedFiles:
         with replacing(self.path) as temporary:
             temporary.write_bytes(_csv_lines([_HEADER, *kept.items()]))
         self._reasons = kept
+
+    def clear(self) -> None:
+        """Takes everything off the list and removes its file."""
+        self.path.unlink(missing_ok=True)
+        self._reasons = {}
+
+    def absorb(self, lists: Iterable[Path]) -> None:
+        """Adds what other processes have listed; a path that is listed already keeps its first reason.
+
+        Args:
+            lists: Files of `SkippedFiles` whose owners have ended, in a fixed order.
+
+        Raises:
+            LussError: One of them is no such list; the disk is full.
+        """
+        found = dict(self._reasons)
+        for path in lists:
+            for name, reason in SkippedFiles(path)._reasons.items():
+                found.setdefault(name, reason)
+        if len(found) == len(self._reasons):
+            return
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(_csv_lines([_HEADER, *found.items()]))
+        self._reasons = found
 
     def check(self, total: int, max_share: float) -> None:
         """Refuses a data set with too many unusable files.

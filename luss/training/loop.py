@@ -190,7 +190,7 @@ class Trainer:
             if progress.log:
                 self._log(progress, output, clock)
             self._save_when_due()
-            if distributed.any_process(bool(job.stop), job.device):
+            if distributed.any_process(bool(job.stop)):
                 self.save()
                 raise Interrupted(job.stop.reason or "another process was asked to stop")
         self.save()
@@ -266,7 +266,7 @@ class Trainer:
         minutes = (time.monotonic() - position.saved_at) / 60
         epoch_steps = self.steps_per_epoch * settings.checkpoint_epochs
         due = position.step % epoch_steps == 0 or minutes >= settings.checkpoint_minutes
-        if distributed.any_process(due, self.job.device):
+        if distributed.any_process(due):
             self.save()
 
     def _announce(self) -> None:

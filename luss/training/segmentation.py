@@ -1,4 +1,4 @@
-"""Fine-tuning a segmenter on pseudo labels (PASS section 5.3.4)."""
+"""Fine-tuning a segmenter on pseudo labels (PASS section 5.3.4), or on masks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from luss.data.images import read_image
 from luss.data.photometric import apply_photometric, draw_photometric
 from luss.data.views import cut, draw_rectangle, first_readable, sample_generator
-from luss.labels.store import LabelStore
+from luss.labels.source import LabelSource
 from luss.methods.base import Progress, StepOutput
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
@@ -27,7 +27,7 @@ class LabelledBatch:
     Attributes:
         images: (B, 3, S, S) uint8.
         photometric: (B, 6) colour augmentation.
-        labels: (B, s, s) int64 pseudo labels, 0 = background.
+        labels: (B, s, s) int64 ids, 0 = background.
         unreadable: Path and reason of images that were replaced by their successor.
     """
 
@@ -38,14 +38,14 @@ class LabelledBatch:
 
 
 class LabelledCrops(Dataset[dict[str, Any]]):
-    """Random crops of the images that have a label map, with the same crop of the map."""
+    """Random crops of the images that have labels, with the same crop of the labels."""
 
     def __init__(
-        self, image_root: Path, store: LabelStore, settings: FinetuneSettings, *, seed: int, max_pixels: int
+        self, image_root: Path, store: LabelSource, settings: FinetuneSettings, *, seed: int, max_pixels: int
     ) -> None:
         """Args:
-        image_root: The folder that the stored names are relative to.
-        store: The label maps; images without one (unreadable when maps were made) are left out.
+        image_root: The folder that the labels' names are relative to.
+        store: The labels; images without them (unreadable when maps were made) are left out.
         settings: The finetune block.
         seed: Of the run.
         max_pixels: Larger images are unreadable.
@@ -92,12 +92,13 @@ class LabelledCrops(Dataset[dict[str, Any]]):
 
 
 class SegmentationTask(nn.Module):
-    """Cross-entropy between upsampled logits and pseudo labels."""
+    """Cross-entropy between upsampled logits and labels."""
 
-    def __init__(self, network: SegmentationNetwork) -> None:
-        """`network` trains as a whole."""
+    def __init__(self, network: SegmentationNetwork, *, ignored_id: int | None = None) -> None:
+        """`network` trains as a whole; positions labelled `ignored_id` count in nothing."""
         super().__init__()
         self.network = network
+        self.ignored_id = ignored_id
 
     def prepare(self, batch: LabelledBatch, device: torch.device) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, S, S) and labels (B, s, s) on the device."""
@@ -106,14 +107,23 @@ class SegmentationTask(nn.Module):
         return images.contiguous(memory_format=torch.channels_last), batch.labels.to(device)
 
     def forward(self, inputs: tuple[Tensor, Tensor], progress: Progress) -> StepOutput:
-        """Mean cross-entropy over all positions and C + 1 classes, without weights; scalar `pixel_accuracy` in [0, 1]."""
+        """Mean cross-entropy over counted positions and C + 1 classes, without weights; scalar `pixel_accuracy` in [0, 1].
+
+        The mean of a batch is over its own counted positions; it is 0 where there are none.
+        """
         images, labels = inputs
         logits = F.interpolate(
             self.network(images).float(), size=labels.shape[1:], mode="bilinear", align_corners=False
         )
-        loss = F.cross_entropy(logits, labels)
-        scalars = {"pixel_accuracy": (logits.detach().argmax(dim=1) == labels).float().mean()} if progress.log else {}
-        return StepOutput(loss, scalars)
+        hits = (logits.detach().argmax(dim=1) == labels).float() if progress.log else None
+        if self.ignored_id is None:
+            loss = F.cross_entropy(logits, labels)
+            accuracy = hits.mean() if hits is not None else None
+        else:
+            num_counted = (labels != self.ignored_id).sum().clamp(min=1)
+            loss = F.cross_entropy(logits, labels, ignore_index=self.ignored_id, reduction="sum") / num_counted
+            accuracy = hits.sum() / num_counted if hits is not None else None
+        return StepOutput(loss, {} if accuracy is None else {"pixel_accuracy": accuracy})
 
     def after_backward(self, progress: Progress) -> None:
         """Nothing."""

@@ -31,6 +31,6 @@ def main(options: argparse.Namespace) -> None:
     for title, settings in (("the pipeline", run), ("the floor: the same stages over an untrained backbone", floor)):
         console.rule(title)
         preflight(settings, console)
-        run_stages(settings, select(), console=console)
+        run_stages(settings, select(settings), console=console)
     print_results([run, floor], console)
     console.print(f"demo finished in {time.monotonic() - started:.0f} s", highlight=False)

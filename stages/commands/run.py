@@ -36,7 +36,7 @@ def main(options: argparse.Namespace) -> None:
     from stages.summary import preflight, print_results, status_table
 
     console = Console()
-    chosen = select(until=options.until, only=options.only, force=options.force)
+    chosen = select(run, until=options.until, only=options.only, force=options.force)
     preflight(run, console)
     if options.dry_run:
         console.print(status_table(run, {stage.name for stage in chosen}, force=options.force))

@@ -1,17 +1,50 @@
-"""`luss status`: the state of every stage of a run."""
+"""`luss status`: the state of every stage of a run, on disk and in the queue."""
 
 import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from luss.errors import LussError
+from luss.settings import RunSettings
 from stages.commands.base import run_argument
 
-HELP = "state of every stage of a run"
+if TYPE_CHECKING:
+    from stages.slurm_queue import QueueView
+
+HELP = "state of every stage of a run, and what to do next"
 arguments = run_argument
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints a table."""
+    """Prints a table; where jobs were submitted, also their states and the next step."""
+    from stages.slurm_queue import summary, view_queue
     from stages.summary import settings_of_run, status_table
 
-    Console().print(status_table(settings_of_run(options.run), set()))
+    console, run = Console(), settings_of_run(options.run)
+    queue, advice = {}, ""
+    try:
+        view = view_queue(options.run, _stages(run))
+        queue = {stage: summary(list(view.of(stage).values())) for stage in view.records}
+        advice = _advice(run, options.run, view) if view.records else ""
+    except LussError as error:
+        advice = f"the queue cannot be asked: {error}"
+    console.print(status_table(run, set(), queue=queue))
+    if advice:
+        console.print(advice, highlight=False, markup=False, soft_wrap=True)
+
+
+def _stages(run: RunSettings) -> list[str]:
+    from stages.registry import stages_of
+
+    return list(stages_of(run))
+
+
+def _advice(run: RunSettings, folder: Path, view: "QueueView") -> str:
+    from stages.base import stage_state
+    from stages.registry import STAGES, stages_of
+    from stages.slurm_queue import next_step
+
+    disk = {name: stage_state(stage, run, folder, STAGES) for name, stage in stages_of(run).items()}
+    return next_step(folder, disk, view)

@@ -41,7 +41,7 @@ extract_features: {{resize: 36, crop: 32, shard_size: 16, workers: 0}}
 cluster: {{num_clusters: 10, num_restarts: 2}}
 pseudo_labels: {{short_side: 32, shard_size: 16, workers: 0}}
 finetune: {{epochs: 2, batch_size: 20, size: 32, label_stride: 1, workers: 0, log_every: 1}}
-predict: {{short_side: 32, workers: 0}}
+predict: {{short_side: 32, shard_size: 8, workers: 0}}
 evaluate: {{workers: 1}}
 """
 

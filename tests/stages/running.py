@@ -11,17 +11,19 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
-from signal import SIGKILL, Signals
+from signal import SIGCONT, SIGKILL, Signals
 from typing import Any
 
 import h5py
 import numpy as np
+import psutil
 
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 300.0
 _PRELOADED = [
     "luss.compat", "faiss", "h5py", "scipy.optimize", "sklearn.metrics", "torch.utils.tensorboard", "stages.cli", "stages.registry",
     "stages.runner", "stages.summary",
@@ -84,6 +86,31 @@ class Launcher:
             for rank in range(number)
         ]
         return self._wait([self._start(arguments, fault if rank is ranks[-1] else None, rank) for rank in ranks])
+
+    def side_by_side(self, *starts: tuple[str, Sequence[str]]) -> list[Outcome]:
+        """Runs `python -m stages.<stage> ARGUMENTS` for each pair at the same time, without any tie between the processes."""
+        return self._wait([self._start(arguments, None, {"STAGE": stage}) for stage, arguments in starts])
+
+    def stage(self, stage: str, *arguments: str, fault: Fault | None = None) -> Outcome:
+        """Runs `python -m stages.<stage>` and waits for its end."""
+        return self._wait([self._start(arguments, fault, {"STAGE": stage})])[0]
+
+    @contextlib.contextmanager
+    def halted(self, stage: str, *arguments: str, at: Fault) -> Iterator[list[Outcome]]:
+        """Runs `python -m stages.<stage>` up to a fault whose signal is SIGSTOP; after the block it goes on, and how it ended is in the list."""
+        process, log = self._start(arguments, at, {"STAGE": stage})
+        outcomes: list[Outcome] = []
+        limit = time.monotonic() + TIMEOUT_SECONDS
+        try:
+            while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+                assert process.is_alive(), log.read_text(encoding="utf-8")
+                assert time.monotonic() < limit, f"{at} never came"
+                time.sleep(0.005)
+            yield outcomes
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, SIGCONT)
+            outcomes += self._wait([(process, log)])
 
     def _start(self, arguments: Sequence[str], fault: Fault | None, environment: dict[str, str]) -> tuple[Any, Path]:
         self.started += 1
@@ -177,7 +204,7 @@ def results(run: Path) -> dict[str, Any]:
             found[path.relative_to(run).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
     for path in run.glob("*/labels/labels.h5"):
         found |= _arrays(path, path.relative_to(run).as_posix())
-    for name in ("pretrain", "pixel_attention", "finetune"):
+    for name in ("pretrain", "pixel_attention", "cluster", "finetune"):
         found[f"{name}/metrics"] = losses(run / name)
     for path in [
         *run.glob("evaluate/metrics.json"),

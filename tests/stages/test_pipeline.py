@@ -57,14 +57,14 @@ def test_a_stage_ends_with_a_record_of_what_it_was_and_made(finished: Path, conf
 @pytest.mark.parametrize(
     ("stage", "products"),
     [
-        ("manifest", {"manifest/train.tsv", "manifest/train.json", "manifest/train.offsets.npy"}),
+        ("manifest", {f"{name}.{end}" for name in ("manifest/train", "evaluated/validation") for end in ("tsv", "json", "offsets.npy")}),
         ("pretrain", {"backbone.safetensors", "backbone.json", "method.safetensors"}),
         ("pixel_attention", {"attention.safetensors"}),
         ("extract_features", {"features/store.json", *(f"features/shard-0000{shard}.npy" for shard in range(4))}),
         ("cluster", {"centroids.npy", "assignments.npy", "cluster.json"}),
         ("pseudo_labels", {"labels/labels.h5", "threshold.json", "clusters.png", *(f"labels/shard-0000{shard}.h5" for shard in range(4))}),
         ("finetune", {"model.safetensors", "config.json"}),
-        ("predict", {"clusters-validation.png", *(f"manifest/validation.{end}" for end in ("tsv", "json", "offsets.npy"))}),
+        ("predict", {"clusters-validation.png"}),
         ("evaluate", {"metrics.json"}),
     ],
 )  # fmt: skip
@@ -78,7 +78,7 @@ def test_the_products_are_listed_with_their_sizes(finished: Path, stage: str, pr
 def test_nothing_unfinished_is_left(finished: Path, stage: str) -> None:
     names = {path.name for path in (finished / stage).rglob("*")}
     assert not {name for name in names if name.startswith(".")}
-    assert not {"STARTED.json", "progress.json", "checkpoints", "kmeans.npz"} & names
+    assert not {"STARTED.json", "progress.json", "checkpoints", "shards", "kmeans.npz"} & names
     assert not (finished / ".lock").exists()
 
 

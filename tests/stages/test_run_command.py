@@ -271,6 +271,21 @@ def test_what_cannot_work_is_told_without_a_traceback(
     assert "Traceback" not in outcome.output
 
 
+def test_the_embedded_data_of_another_run_is_not_drawn_over(
+    luss: Launcher, config: Path, finished: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    before = everything_in(shapes_folder)
+    words = [str(config), f"output={tmp_path / 'run'}", "--until", "manifest"]
+    outcome = luss("run", *words, "data.shapes.num_train=30", "data.shapes.difficulty=0.1")
+    assert outcome.code == 2
+    assert f"{shapes_folder} holds the embedded data set with other parameters" in outcome.output
+    assert "(num_train 60, not 30, difficulty 0.5, not 0.1)" in outcome.output
+    assert "set data.shapes.folder to another folder" in outcome.output
+    assert everything_in(shapes_folder) == before
+    # The same parameters are the same data.
+    assert luss("run", *words).code == 0
+
+
 def test_the_status_of_a_folder_that_holds_no_run_is_refused(luss: Launcher, tmp_path: Path) -> None:
     outcome = luss("status", str(tmp_path))
     assert outcome.code == 2

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,15 +14,18 @@ import pytest
 from running import Launcher
 
 from luss.errors import LussError
+from luss.progress import Interrupted, StopFlag
 from stages import lock
-from stages.lock import run_lock
+from stages.lock import listing_lock, living_shards, run_lock, shard_lock, stage_lock
 
 
-def write_lock(folder: Path, *, host: str, pid: int, started: float = 0.0, age: float = 0.0) -> None:
+def write_lock(
+    folder: Path, *, host: str, pid: int, started: float = 0.0, age: float = 0.0, name: str = ".lock"
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".lock").write_text(json.dumps({"host": host, "pid": pid, "started": started}), encoding="utf-8")
+    (folder / name).write_text(json.dumps({"host": host, "pid": pid, "started": started}), encoding="utf-8")
     touched = time.time() - age
-    os.utime(folder / ".lock", (touched, touched))
+    os.utime(folder / name, (touched, touched))
 
 
 def owner(folder: Path) -> int:
@@ -125,3 +129,97 @@ def test_a_lock_that_was_taken_over_is_not_removed_by_its_old_owner(tmp_path: Pa
     with run_lock(tmp_path):
         write_lock(tmp_path, host="elsewhere", pid=17)
     assert owner(tmp_path) == 17
+
+
+def test_a_job_waits_for_the_lock_that_a_dead_machine_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lock(tmp_path, host="elsewhere", pid=17, age=60)
+    monkeypatch.setattr(lock, "_DEAD_AFTER_SECONDS", 60.5)
+    with run_lock(tmp_path, waiting="for the dead"):
+        assert owner(tmp_path) == os.getpid()
+
+
+def test_a_job_is_refused_when_the_other_machine_shows_that_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lock(tmp_path, host="elsewhere", pid=17, age=60)
+    # The other's heart beats while this process waits for the first time.
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: os.utime(tmp_path / ".lock"))
+    with (
+        pytest.raises(LussError, match="is in use by process 17 on elsewhere"),
+        run_lock(tmp_path, waiting="for the dead"),
+    ):
+        pass
+
+
+def test_a_job_that_waits_for_a_lock_can_be_stopped(tmp_path: Path) -> None:
+    write_lock(tmp_path, host="elsewhere", pid=17)
+    stop = StopFlag()
+    stop.set("SIGTERM received")
+    with pytest.raises(Interrupted, match="SIGTERM"), run_lock(tmp_path, waiting="for the dead", stop=stop):
+        pass
+    assert owner(tmp_path) == 17
+
+
+def test_who_lists_images_is_waited_for(tmp_path: Path) -> None:
+    order = []
+    began = threading.Event()
+
+    def first() -> None:
+        with listing_lock(tmp_path):
+            began.set()
+            time.sleep(0.05)
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    began.wait()
+    with listing_lock(tmp_path):
+        order.append("second")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_shards_exclude_each_other_one_by_one_and_the_whole_stage(tmp_path: Path) -> None:
+    with shard_lock(tmp_path, "predict", 3), shard_lock(tmp_path, "predict", 12):
+        assert living_shards(tmp_path, "predict") == [3, 12]
+        assert living_shards(tmp_path, "pseudo_labels") == []
+        with (
+            pytest.raises(LussError, match=r"shard 3 of predict in .* is being made"),
+            shard_lock(tmp_path, "predict", 3),
+        ):
+            pass
+        with (
+            pytest.raises(LussError, match=r"shard (3|12) of predict in .* is being made"),
+            stage_lock(tmp_path, "predict"),
+        ):
+            pass
+        with stage_lock(tmp_path, "pseudo_labels"):
+            pass
+    assert living_shards(tmp_path, "predict") == []
+    with stage_lock(tmp_path, "predict"):
+        with pytest.raises(LussError, match=r"predict in .* is being run"), shard_lock(tmp_path, "predict", 3):
+            pass
+        with shard_lock(tmp_path, "pseudo_labels", 3):
+            pass
+    assert not list(tmp_path.glob(".lock*"))
+
+
+def test_the_dead_hold_neither_a_shard_nor_the_stage(tmp_path: Path, dead_pid: int) -> None:
+    host = socket.gethostname()
+    write_lock(tmp_path, host=host, pid=dead_pid, started=time.time(), name=".lock.predict.shard-00003")
+    assert living_shards(tmp_path, "predict") == []
+    with stage_lock(tmp_path, "predict"):
+        pass
+    write_lock(tmp_path, host=host, pid=dead_pid, started=time.time(), name=".lock.predict")
+    with shard_lock(tmp_path, "predict", 3):
+        assert living_shards(tmp_path, "predict") == [3]
+
+
+def test_a_heart_that_lost_its_lock_stops_beating(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_HEARTBEAT_SECONDS", 0.01)
+    with run_lock(tmp_path):
+        write_lock(tmp_path, host="elsewhere", pid=17)
+        time.sleep(0.05)
+        os.utime(tmp_path / ".lock", (1, 1))
+        time.sleep(0.05)
+        assert (tmp_path / ".lock").stat().st_mtime == 1

@@ -58,9 +58,9 @@ def test_two_processes_of_torchrun_train_as_one_does(
 
 def test_a_stage_of_one_process_is_refused_in_several(luss: Launcher, config: Path, finished: Path) -> None:
     shown = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    for outcome in luss.together(2, "cluster", str(config), f"output={finished}"):
+    for outcome in luss.together(2, "evaluate", str(config), f"output={finished}"):
         assert outcome.code == 2
-        assert "error: cluster works in one process: start it without torchrun" in outcome.output
+        assert "error: evaluate works in one process: start it without torchrun" in outcome.output
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == shown
 
 
@@ -87,3 +87,55 @@ def test_a_batch_that_does_not_divide_over_the_processes_is_refused_with_the_div
     for outcome in luss.together(2, "pretrain", str(config), f"output={listed}", "pretrain.batch_size=15"):
         assert outcome.code == 2
         assert "use a multiple of 2" in outcome.output
+
+
+def test_queue_codes_and_batch_norm_of_two_processes_are_those_of_one(
+    luss: Launcher, config: Path, finished: Path, listed: Path
+) -> None:
+    # From the third step on the queue is full.
+    words = [str(config), "pretrain.clustering.queue_start_epoch=0", "--until", "pretrain"]
+
+    def alone(name: str, *more: str) -> list[float]:
+        run = listed.parent / name
+        shutil.copytree(finished / "manifest", run / "manifest")
+        outcome = luss("run", *words, *more, f"output={run}")
+        assert outcome.code == 0, outcome.output
+        return [line["loss"] for line in losses(run / "pretrain")]
+
+    expected, without_queue = alone("alone"), alone("no-queue", "pretrain.clustering.queue_length=0")
+    for outcome in luss.together(2, "pretrain", *words[:2], f"output={listed}"):
+        assert outcome.code == 0, outcome.output
+    found = [line["loss"] for line in losses(listed / "pretrain")]
+    assert found[:4] == pytest.approx(expected[:4], abs=1e-4)
+    assert without_queue[:2] == pytest.approx(expected[:2], abs=1e-6)
+    # The numbers would tell a queue that is not shared, and batch norm over each process's own images.
+    assert all(abs(loss - other) > 0.001 for loss, other in zip(expected[2:4], without_queue[2:4], strict=True))
+    shutil.rmtree(listed / "pretrain")
+    for outcome in luss.together(2, "pretrain", *words[:2], f"output={listed}", "pretrain.sync_batch_norm=false"):
+        assert outcome.code == 0, outcome.output
+    assert abs(losses(listed / "pretrain")[0]["loss"] - expected[0]) > 0.001
+
+
+def test_each_process_lists_unreadable_images_by_itself_and_one_list_is_left(
+    luss: Launcher, config: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    photos, run = tmp_path / "photos", tmp_path / "run"
+    photos.mkdir()
+    for place, path in enumerate(sorted((shapes_folder / "train").rglob("*.jpg"))):
+        content = path.read_bytes()
+        (photos / f"{place:02d}.jpg").write_bytes(content[: len(content) // 3] if place % 20 == 0 else content)
+    words = [str(config), f"data.root={photos}", f"output={run}", "data.max_skipped_share=0.05"]
+    assert luss("run", *words, "--until", "manifest").code == 0
+    # Left by an earlier try on more processes.
+    (run / "pretrain").mkdir()
+    (run / "pretrain" / "skipped.rank-5.csv").write_text("path,reason\nearlier.jpg,truncated\n", encoding="utf-8")
+    outcomes = luss.together(2, "pretrain", *words)
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    lines = (run / "pretrain" / "skipped.csv").read_text(encoding="utf-8").splitlines()
+    assert sorted(Path(line.partition(",")[0]).name for line in lines[1:]) == [
+        "00.jpg",
+        "20.jpg",
+        "40.jpg",
+        "earlier.jpg",
+    ]
+    assert not list((run / "pretrain").glob("skipped.rank-*"))

@@ -17,8 +17,9 @@ from stages.registry import ORDER
 # (event, path, which of such events, loader workers): the run is killed at each in turn, and continued in between.
 KILLS = [
     # Before the manifest, and before the list of facts that completes it.
-    (Fault("os.rename", "manifest/STARTED.json"), 0),
+    (Fault("os.link", "manifest/STARTED.json"), 0),
     (Fault("os.rename", "manifest/train.json"), 0),
+    (Fault("os.rename", "evaluated/validation.json"), 0),
     (Fault("os.rename", "manifest/DONE.json"), 0),
     # Before anything is on disk; in mid-epoch, before and after the first checkpoint; with other workers; between checkpoint and export.
     (Fault("open", "pretrain/metrics.jsonl", 2), 0),
@@ -38,8 +39,8 @@ KILLS = [
     (Fault("os.rename", "labels/labels.h5", 2), 0),
     (Fault("open", "finetune/metrics.jsonl", 5), 1),
     (Fault("os.rename", "finetune/config.json"), 0),
-    (Fault("os.rename", "predict/manifest/validation.json"), 0),
     (Fault("os.rename", "predict/masks", 7), 0),
+    (Fault("os.rename", "predict/shards/00000.json"), 0),
     (Fault("os.rename", "predict/clusters-validation.png"), 0),
     (Fault("os.rename", "evaluate/metrics.json"), 0),
     (Fault("os.rename", "evaluate/DONE.json"), 0),

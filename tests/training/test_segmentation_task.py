@@ -100,6 +100,29 @@ def test_images_are_normalised_as_the_backbone_expects(crops: LabelledCrops) -> 
     torch.testing.assert_close(images, (batch.images.float() / 255 - 0.5) / 0.5)
 
 
+def test_ignored_positions_count_neither_in_the_loss_nor_in_the_accuracy(crops: LabelledCrops) -> None:
+    task = SegmentationTask(network(), ignored_id=1000).eval()
+    images, labels = task.prepare(crops.collate([crops[0, 0], crops[0, 2]]), torch.device("cpu"))
+    holes = labels.clone()
+    holes[0, :5], holes[1, :, 3:] = 1000, 1000
+    output = task((images, holes), Progress(0, 1, 0, log=True))
+    logits = F.interpolate(task.network(images), size=(16, 16), mode="bilinear", align_corners=False)
+    counted = holes != 1000
+    kept = logits.permute(0, 2, 3, 1)[counted]
+    torch.testing.assert_close(output.loss, F.cross_entropy(kept, labels[counted]))
+    accuracy = (kept.argmax(dim=1) == labels[counted]).float().mean()
+    torch.testing.assert_close(output.scalars["pixel_accuracy"], accuracy)
+
+
+def test_a_batch_that_counts_nowhere_has_a_loss_of_zero_and_leaves_finite_gradients(crops: LabelledCrops) -> None:
+    task = SegmentationTask(network(), ignored_id=1000).train()
+    images, labels = task.prepare(crops.collate([crops[0, 0], crops[0, 2]]), torch.device("cpu"))
+    loss = task((images, torch.full_like(labels, 1000)), Progress(0, 1, 0)).loss
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(torch.isfinite(p.grad).all() for p in task.parameters() if p.grad is not None)
+
+
 def test_training_a_few_steps_lowers_the_loss(crops: LabelledCrops) -> None:
     task = SegmentationTask(network()).train()
     inputs = task.prepare(crops.collate([crops[0, 0], crops[0, 2]]), torch.device("cpu"))

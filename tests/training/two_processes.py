@@ -158,8 +158,8 @@ def decisions() -> dict[str, Any]:
     """Small agreements between processes."""
     last = distributed.rank() == distributed.world_size() - 1
     return {
-        "any": distributed.any_process(last, CPU),
-        "none": distributed.any_process(False, CPU),
+        "any": distributed.any_process(last),
+        "none": distributed.any_process(False),
         "mean": float(distributed.mean_over_processes(torch.tensor(1.0 + distributed.rank()))),
         "share": distributed.share_of_batch(8, 2, key="pretrain"),
     }

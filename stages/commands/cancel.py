@@ -1,0 +1,26 @@
+"""`luss cancel`: ends the jobs of a run."""
+
+import argparse
+
+from rich.console import Console
+
+from stages.commands.base import run_argument
+
+HELP = "cancel everything that is queued or running for a run"
+arguments = run_argument
+
+
+def main(options: argparse.Namespace) -> None:
+    """Cancels and says what."""
+    from stages.registry import STAGES
+    from stages.slurm_queue import cancel_run
+    from stages.summary import settings_of_run
+
+    settings_of_run(options.run)
+    ended = cancel_run(options.run, list(STAGES))
+    said = (
+        f"cancelled {', '.join(ended)}: luss submit continues what they were at"
+        if ended
+        else "nothing is queued or running"
+    )
+    Console().print(said, highlight=False, soft_wrap=True)

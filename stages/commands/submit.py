@@ -1,0 +1,86 @@
+"""`luss submit`: every stage as a job of a cluster."""
+
+import argparse
+import shlex
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from luss.config import load_config
+from stages.commands.base import config_arguments
+
+HELP = "submit every stage that is neither done nor queued to SLURM"
+
+_WISHES = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the arguments."""
+    parser.description = (
+        "Checks settings and data, lists the images, and submits a job or job array a stage, each after those it needs. "
+        "Submitting again submits only what is neither done nor queued. The settings block `resources` says what each job asks for."
+    )
+    config_arguments(parser)
+    parser.add_argument(
+        "--cluster",
+        choices=("slurm", "local", "debug"),
+        default="slurm",
+        help="slurm; local: the same jobs on this machine, one stage after the other; debug: in this process",
+    )
+    for wish in _WISHES:
+        number = wish in ("nodes", "gpus_per_node")
+        parser.add_argument(
+            f"--{wish.replace('_', '-')}",
+            type=int if number else str,
+            help=f"wins over resources.*.{wish}" + (", of stages that train" if wish == "nodes" else ""),
+        )
+    parser.add_argument("--until", metavar="STAGE", help="the last stage to submit")
+    parser.add_argument("--force", metavar="STAGE", help="make this stage anew although it is done; later ones follow")
+    parser.add_argument(
+        "--code",
+        choices=("snapshot", "refuse", "live"),
+        default="snapshot",
+        help="the source that jobs run: a copy of it made now; this one, refusing to start when it was edited; whatever is there then",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch file of every job; change nothing")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Checks, submits and prints a table."""
+    run = load_config(options.config, options.words)
+    from stages.launch import Order, Row, preview, submit
+    from stages.summary import preflight
+
+    console = Console()
+    preflight(run, console)
+    words = {wish: getattr(options, wish) for wish in _WISHES}
+    order = Order(run, options.cluster, _again(options), options.code, words, options.until, options.force)
+    table = Table(title=run.output, title_justify="left")
+    for heading in ("stage", "job", "shards", "resources", "log"):
+        table.add_column(heading, overflow="fold")
+
+    def tell(row: Row, text: str = "") -> None:
+        cells = (row.stage, row.job, row.shards, row.resources, row.log)
+        table.add_row(*cells)
+        if text:
+            console.print(f"# ---- {row.stage}\n{text}", markup=False, highlight=False, soft_wrap=True)
+        if order.cluster != "slurm" and not options.dry_run:
+            console.print("  ".join(filter(None, cells)), markup=False, highlight=False, soft_wrap=True)
+
+    try:
+        (preview if options.dry_run else submit)(order, tell)
+    finally:
+        # Also of a submission that broke off: its jobs are queued.
+        if table.row_count and (order.cluster == "slurm" or options.dry_run):
+            console.print(table)
+    if not options.dry_run and order.cluster == "slurm":
+        console.print(f"luss status {run.output} says how far it is", highlight=False)
+
+
+def _again(options: argparse.Namespace) -> str:
+    """The command to submit the rest with; what was forced once is not forced again."""
+    wanted: dict[str, Any] = {"cluster": options.cluster, **{wish: getattr(options, wish) for wish in _WISHES}}
+    wanted |= {"until": options.until, "code": options.code if options.code != "snapshot" else None}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value is not None]
+    return shlex.join(["luss", "submit", str(options.config), *options.words, *flags])

@@ -1,0 +1,169 @@
+"""Distance matching: segments by the nearest neighbours of frozen features in a bank made with the masks of train-semi."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from luss.benchmark.distance_matching import Bank, bank_of_image, vote_shares
+from luss.clustering.neighbours import Neighbours
+from luss.data.manifest import Manifest
+from luss.data.resized import ResizedBatch, normalise, num_shards, resized_batches, shard_rows
+from luss.errors import LussError
+from luss.labels.source import MaskLabels, resize_nearest
+from luss.models.backbone import Backbone
+from luss.models.io import load_backbone
+from luss.models.pixel_attention import upsample
+from luss.predict import Predicted
+from luss.settings import RunSettings
+from luss.training.precision import Precision
+from stages.base import CHECKPOINTS, Stage, StageContext
+from stages.command import stage_main
+from stages.evaluate import count_splits, evaluate_splits, figures, write_metrics
+from stages.manifest import num_files
+from stages.predict import write_splits
+from stages.train_semi import semi_labels
+
+
+class DistanceMatching(Stage):
+    """Products: `bank.npz`, `masks/<split>/<name>.png` (ids are categories), and `metrics.json` in two forms.
+
+    The numbers of the first form, "plain", compare ids as they are. Those of the second, `rematched`, are matched anew on the ground truth
+    as the published script does.
+    """
+
+    name = "distance_matching"
+    version = 1
+    needs = ("manifest", "pretrain")
+
+    def settings(self, run: RunSettings) -> dict[str, Any]:
+        """Also which splits there are to segment."""
+        return {**super().settings(run), "data.evaluate": list(run.data.evaluate)}
+
+    def run(self, context: StageContext) -> dict[str, Any]:
+        """Makes the bank, the masks that are missing, and the metrics; each continues what is on disk."""
+        features = _Features(context)
+        masks = semi_labels(context)
+        bank = _make_bank(context, features, masks)
+        found = {"bank": len(bank), **_write_masks(context, features, bank, masks.num_classes)}
+        counts = count_splits(
+            context,
+            context.folder / "masks",
+            num_classes=masks.num_classes,
+            workers=context.run.evaluate.workers,
+        )
+        plain, rematched = evaluate_splits(counts, "identity"), evaluate_splits(counts, "hungarian")
+        facts = {
+            "protocol": "distance_matching",
+            "form": "plain",
+            "rematched": {"splits": {split: metrics.to_json() for split, metrics in rematched.items()}},
+        }
+        write_metrics(context, plain, facts)
+        return {
+            **found,
+            **figures(plain),
+            **{f"{name} rematched": value for name, value in figures(rematched).items() if name.endswith("miou")},
+        }
+
+
+class _Features:
+    """The frozen backbone: feature maps of whole images, batch by batch."""
+
+    def __init__(self, context: StageContext) -> None:
+        self.context, self.settings = context, context.run.distance_matching
+        self.backbone: Backbone = load_backbone(context.of("pretrain")).to(context.device).eval()
+        self.precision = Precision(self.settings.precision, context.device, warn=context.reporter.warn)
+
+    @torch.no_grad()
+    def batches(self, manifest: Manifest, indices: list[int]) -> Iterator[tuple[ResizedBatch, Tensor | None]]:
+        """Batches with their upsampled last maps (B, L, h, w), not normalised; None where no image of a batch could be read."""
+        settings = self.settings
+        for batch in resized_batches(
+            manifest,
+            indices,
+            short_side=settings.resize,
+            size_multiple=settings.size_multiple,
+            max_aspect=settings.max_aspect,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            max_pixels=self.context.run.data.max_pixels,
+        ):
+            if not batch.indices:
+                yield batch, None
+                continue
+            images = normalise(batch.images, self.context.device, mean=self.backbone.mean, std=self.backbone.std)
+            with self.precision.autocast():
+                deepest = self.backbone(images)[-1]
+            yield batch, upsample(deepest.float(), settings.upsample)
+
+
+def _make_bank(context: StageContext, features: _Features, masks: MaskLabels) -> Bank:
+    """The bank, from the disk where it is there; made in parts of some images, so that a stopped try keeps what it did."""
+    path = context.folder / "bank.npz"
+    if path.is_file():
+        return Bank.load(path)
+    size = context.run.distance_matching.shard_size
+    parts = {
+        shard_rows(len(masks), size, shard): context.folder / CHECKPOINTS / f"bank-{size}-{shard:05d}.npz"
+        for shard in range(num_shards(len(masks), size))
+    }
+    context.reporter.start("image", len(masks), sum(len(rows) for rows, part in parts.items() if part.is_file()))
+    done = 0
+    for rows, part in parts.items():
+        if not part.is_file():
+            _bank_part(context, features, masks, rows).save(part)
+        done += len(rows)
+        context.reporter.advance(done)
+    context.skipped.check(num_files(masks.manifest.folder, masks.split), context.run.data.max_skipped_share)
+    bank = Bank.join([Bank.load(part) for part in parts.values()])
+    if not len(bank):
+        raise LussError(f"the masks of {masks.split} hold no pixel that counts: there is nothing to compare with")
+    bank.save(path)
+    return bank
+
+
+def _bank_part(context: StageContext, features: _Features, masks: MaskLabels, rows: range) -> Bank:
+    """The entries of some images, in the order of the images."""
+    entries: dict[int, Bank] = {}
+    for batch, maps in features.batches(masks.manifest, list(rows)):
+        context.stop.check()
+        for _, path, reason in batch.unreadable:
+            context.skipped.add(Path(path), reason)
+        if maps is not None:
+            size = (maps.shape[2], maps.shape[3])
+            entries.update(
+                (index, bank_of_image(each, masks.grid(index, size)))
+                for index, each in zip(batch.indices, maps, strict=True)
+            )
+    nothing = Bank(np.zeros(0, np.uint16), np.zeros((0, features.backbone.num_channels), np.float32))
+    return Bank.join([nothing, *(entries[index] for index in sorted(entries))])
+
+
+def _write_masks(context: StageContext, features: _Features, bank: Bank, num_classes: int) -> dict[str, Any]:
+    settings = context.run.distance_matching
+    neighbours = Neighbours(bank.vectors, engine=settings.engine, device=str(context.device))  # type: ignore[arg-type]
+    ids = torch.from_numpy(bank.ids.astype(np.int64)).to(context.device)
+
+    def segment(manifest: Manifest, indices: list[int]) -> Iterator[Predicted]:
+        for batch, maps in features.batches(manifest, indices):
+            for index, path, reason in batch.unreadable:
+                yield Predicted(index, None, (path, reason))
+            if maps is None:
+                continue
+            queries = F.normalize(maps, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+            cosines, places = neighbours.nearest(queries, settings.num_neighbours)
+            shares = vote_shares(cosines, ids[places], num_classes=num_classes, temperature=settings.temperature)
+            labels = shares.argmax(dim=1).reshape(maps.shape[0], *maps.shape[2:]).cpu().numpy().astype(np.uint16)
+            for index, each in zip(batch.indices, labels, strict=True):
+                width, height = manifest.size(index)
+                yield Predicted(index, resize_nearest(each, (height, width)))
+
+    return write_splits(context, segment)
+
+
+if __name__ == "__main__":
+    stage_main("distance_matching")

@@ -1,0 +1,339 @@
+"""Runs as jobs: what a job does, and how the jobs of a run are submitted. The only module that knows submitit.
+
+    RUN/jobs/config-HASH.yaml     the settings of a submission, resolved
+    RUN/jobs/STAGE.json           which jobs were submitted for a stage (`stages.slurm_jobs`)
+    RUN/jobs/STAGE/               sbatch files and logs, by job number
+    RUN/code/HASH/                the source of a submission
+
+A job knows its settings file, its stage and its shards. Everything else is found on disk, so the scheduler may start the same job again
+after a pre-emption, a time limit or the death of a machine, as often as it likes.
+"""
+
+import hashlib
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.helpers import environment_variables
+
+from luss.config import load_config, to_yaml
+from luss.errors import LussError
+from luss.files import write_text
+from luss.progress import Interrupted
+from luss.settings import RunSettings
+from luss.training import distributed
+from stages.command import guarded
+from stages.slurm_code import CodeChoice, check_source, package_folders, snapshot, source_hash
+from stages.slurm_jobs import Job, job_name, jobs_folder
+from stages.slurm_plan import Step, Submission
+from stages.slurm_queue import has_slurm, is_preempted
+from stages.slurm_resources import Resources
+
+Cluster = Literal["slurm", "local", "debug"]
+# A job may run into its time limit any number of times.
+_MAX_TIMEOUTS = 1_000_000
+# After one process of a job has ended, the others have this long to say whom they miss.
+_WAIT_SECONDS = 120
+
+
+class StageJob:
+    """What a job does: one stage, or some shards of it."""
+
+    def __init__(self, config: str, stage: str, shards: list[int] | None, source: str) -> None:
+        """Args:
+        config: The settings file.
+        stage: Its name.
+        shards: Which of its pieces; None = the stage itself.
+        source: What `stages.slurm_code.source_hash` must be; empty = anything.
+        """
+        self.config, self.stage, self.shards, self.source = config, stage, shards, source
+
+    def __call__(self) -> None:
+        """Works until the end, or until the scheduler's signal has led to a checkpoint and the job has been queued again."""
+        # submitit would queue the job again in the middle of a step: its handler is called when the step and the checkpoint are done.
+        requeue = signal.getsignal(signal.SIGUSR2)
+        code = guarded(lambda: self._work(requeue))
+        if code:
+            sys.exit(code)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """What to run when the job starts again: the same."""
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _work(self, requeue: Any) -> None:
+        from stages.registry import STAGES
+        from stages.runner import run_shards, run_stages
+
+        check_source(self.source)
+        run = load_config(Path(self.config))
+        try:
+            if self.shards is None:
+                run_stages(run, [STAGES[self.stage]], waiting="for the dead")
+            else:
+                run_shards(run, STAGES[self.stage], self.shards)
+        except Interrupted as error:
+            if not callable(requeue) or not _comes_again(str(error)):
+                raise
+            place = distributed.place()
+            if place is not None and place.rank > 0:
+                # Process 0 speaks for all; an error here would end it before it has spoken.
+                return
+            requeue(signal.SIGUSR2, None)
+
+
+def _comes_again(reason: str) -> bool:
+    """Whether the job is to be queued again: not when a person has cancelled it, which SIGTERM alone means but in a pre-emption."""
+    if signal.SIGTERM.name not in reason and signal.SIGINT.name not in reason:
+        return True
+    return "SLURM_JOB_ID" in os.environ and is_preempted(os.environ["SLURM_JOB_ID"])
+
+
+@dataclass(frozen=True)
+class Order:
+    """A submission.
+
+    Attributes:
+        run: All settings.
+        cluster: Where to.
+        command: What to type to repeat it.
+        code: Which source the jobs run.
+        words: Resources from the command line, None = not given.
+        until: The last stage.
+        force: A stage to run anew.
+    """
+
+    run: RunSettings
+    cluster: Cluster
+    command: str
+    code: CodeChoice = "snapshot"
+    words: Mapping[str, Any] | None = None
+    until: str | None = None
+    force: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of a stage.
+
+    Attributes:
+        stage: Its name.
+        job: The scheduler's number, or why there is none.
+        shards: How many pieces in how many tasks.
+        resources: What is asked for.
+        log: Where its output will be.
+    """
+
+    stage: str
+    job: str
+    shards: str = ""
+    resources: str = ""
+    log: str = ""
+
+
+def submit(order: Order, tell: Callable[[Row], None]) -> None:
+    """Submits every stage that is neither done nor queued. On `local` and `debug`, where nothing queues, waits for each.
+
+    Args:
+        order: What and where.
+        tell: Called with a row for every stage, in order.
+
+    Raises:
+        LussError: Settings, data or resources that cannot be; jobs of other settings are queued; the scheduler refuses.
+    """
+    if order.cluster == "slurm" and not has_slurm():
+        raise LussError("SLURM is not here: submit from a login node, or use --cluster local")
+    submission = _submission(order)
+    launcher = _Launcher(order, submission.folder)
+    with submission.opened():
+        for step in submission.steps():
+            row = Row(step.stage.name, step.reason)
+            if step.kind is not None:
+                jobs = launcher.launch(step)
+                submission.note(step, jobs)
+                row = launcher.row(step, jobs)
+            tell(row)
+            launcher.wait(step)
+
+
+def preview(order: Order, tell: Callable[[Row, str], None]) -> None:
+    """What `submit` would do; changes nothing.
+
+    Args:
+        order: What and where.
+        tell: Called with a row and the sbatch file of every job.
+
+    Raises:
+        LussError: As `submit`, but for the scheduler.
+    """
+    submission = _submission(order)
+    launcher = _Launcher(order, submission.folder, dry=True)
+    for step in submission.steps(dry=True):
+        if step.kind is None:
+            tell(Row(step.stage.name, step.reason), "")
+            continue
+        jobs = [Job(f"<{step.stage.name}>", step.kind, step.tasks)]
+        submission.note(step, jobs, dry=True)
+        tell(launcher.row(step, jobs), launcher.sbatch(step) if order.cluster == "slurm" else "")
+
+
+def _submission(order: Order) -> Submission:
+    return Submission(
+        order.run,
+        order.command,
+        words=order.words or {},
+        until=order.until,
+        force=order.force,
+        here=order.cluster != "slurm",
+        split=order.cluster != "debug",
+    )
+
+
+class _Launcher:
+    """Turns steps into jobs of one cluster."""
+
+    def __init__(self, order: Order, folder: Path, *, dry: bool = False) -> None:
+        self.order, self.folder = order, folder
+        text = to_yaml(order.run)
+        self.config = jobs_folder(folder) / f"config-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+        self.source = source_hash() if order.code != "live" else ""
+        self.source_folder = package_folders()["luss"].parent
+        if order.code == "snapshot":
+            self.source_folder = (folder / "code" / self.source).absolute()
+        self._running: list[Any] = []
+        if not dry:
+            write_text(self.config, text)
+            if order.code == "snapshot":
+                snapshot(folder / "code")
+
+    def launch(self, step: Step) -> list[Job]:
+        """Submits a step."""
+        executor = self._executor(step)
+        calls = self._calls(step)
+        try:
+            with environment_variables(**self._environment()):
+                found = executor.submit_array(calls) if len(calls) > 1 else [executor.submit(calls[0])]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise LussError(
+                f"{self.order.cluster} refuses the job of {step.stage.name}: {_last_line(error)}"
+            ) from error
+        self._running = found
+        assert step.kind is not None
+        if self.order.cluster == "slurm":
+            return [Job(found[0].job_id.partition("_")[0], step.kind, step.tasks)]
+        if self.order.cluster == "debug":
+            return []
+        return [
+            Job(job.job_id, step.kind, [tasks] if tasks else [], "local", psutil.Process(int(job.job_id)).create_time())
+            for job, tasks in zip(found, step.tasks or [[]], strict=True)
+        ]
+
+    def wait(self, step: Step) -> None:
+        """On a cluster that does not queue: waits for the step's end, and makes sure that it did its work."""
+        if step.kind is None or self.order.cluster == "slurm":
+            return
+        for job in self._running:
+            if self.order.cluster == "debug":
+                error = job.exception()
+                if error is not None:
+                    raise error
+            while not job.done():
+                time.sleep(0.1)
+        if not step.is_made():
+            log = self.row(step, []).log
+            raise LussError(f"{step.stage.name} did not come to its end: read {log}, then run the same command again")
+
+    def row(self, step: Step, jobs: list[Job]) -> Row:
+        """A line of the table."""
+        shards = sum(len(tasks) for tasks in step.tasks)
+        number = ", ".join(job.id for job in jobs)
+        pieces = f"{shards} in {len(step.tasks)} task(s)" if step.tasks else ("join" if step.kind == "join" else "")
+        log = jobs_folder(self.folder) / step.stage.name / f"{jobs[0].id if len(jobs) == 1 else '*'}_*_log.out"
+        return Row(step.stage.name, number, pieces, str(step.resources), str(log))
+
+    def sbatch(self, step: Step) -> str:
+        """The text of a step's sbatch file."""
+        executor = self._executor(step, dry=True)
+        if len(step.tasks) > 1:
+            executor.parameters["map_count"] = len(step.tasks)
+        text: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
+        return text
+
+    def _calls(self, step: Step) -> list[StageJob]:
+        config = str(self.config.absolute())
+        return [StageJob(config, step.stage.name, shards, self.source) for shards in step.tasks or (None,)]
+
+    def _environment(self) -> dict[str, str]:
+        """Puts the source first. Python must not look into the working folder before, which may hold the edited one."""
+        path = [str(self.source_folder), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+        return {"PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
+
+    def _executor(self, step: Step, *, dry: bool = False) -> Any:
+        folder = (jobs_folder(self.folder) / step.stage.name).absolute()
+        if self.order.cluster == "debug":
+            return submitit.DebugExecutor(folder)
+        resources = step.resources
+        if self.order.cluster == "local":
+            local = submitit.LocalExecutor(folder, max_num_timeout=_MAX_TIMEOUTS)
+            local.update_parameters(
+                timeout_min=resources.timeout_min,
+                signal_delay_s=resources.signal_delay_s,
+                tasks_per_node=resources.tasks_per_node,
+                gpus_per_node=resources.gpus_per_node,
+                stderr_to_stdout=True,
+                setup=resources.setup,
+            )
+            return local
+        executor = (_PaperExecutor if dry else submitit.SlurmExecutor)(folder, max_num_timeout=_MAX_TIMEOUTS)
+        executor.update_parameters(**_slurm_parameters(step, resources, self.folder, self._environment()))
+        return executor
+
+
+class _PaperExecutor(submitit.SlurmExecutor):
+    """Writes sbatch files where there is no SLURM."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        """As if srun were here."""
+        return 2
+
+
+def _slurm_parameters(
+    step: Step, resources: Resources, run_folder: Path, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    wishes = {name: getattr(resources, name) for name in ("partition", "account", "qos", "constraint")}
+    return {
+        "job_name": job_name(run_folder, step.stage.name),
+        "time": resources.timeout_min,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.tasks_per_node,
+        "cpus_per_task": resources.cpus_per_task,
+        "gpus_per_node": resources.gpus_per_node or None,
+        "mem": f"{round(resources.mem_gb * 1024)}M",
+        "signal_delay_s": resources.signal_delay_s,
+        "array_parallelism": resources.array_parallelism,
+        "setup": [*resources.setup, *exports],
+        "stderr_to_stdout": True,
+        "wckey": None,
+        "dependency": f"afterok:{':'.join(step.after)}" if step.after else None,
+        # Since SLURM 22.05 srun no longer takes the number of CPUs from sbatch: each process would get one.
+        "srun_args": [f"--cpus-per-task={resources.cpus_per_task}", f"--wait={_WAIT_SECONDS}"],
+        # Without the second a job whose predecessor failed waits for ever.
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", "chdir": str(Path.cwd())},
+        **{name: value or None for name, value in wishes.items()},
+    }
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in re.sub(r"\x1b\[[\d;]*m", "", str(error)).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

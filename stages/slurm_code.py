@@ -1,0 +1,83 @@
+"""The source that a job runs: what it was at submission, whatever is edited meanwhile."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import luss
+import stages
+from luss.errors import LussError
+
+CodeChoice = Literal["snapshot", "refuse", "live"]
+CHOICES: tuple[CodeChoice, ...] = ("snapshot", "refuse", "live")
+_PACKAGES = {"luss": luss, "stages": stages}
+
+
+def package_folders() -> dict[str, Path]:
+    """Where the packages of this process lie."""
+    return {name: Path(str(package.__file__)).parent for name, package in _PACKAGES.items()}
+
+
+def source_hash() -> str:
+    """Identity of the source of this process, 16 hexadecimal digits: every file of the packages, by path and content."""
+    digest = hashlib.sha256()
+    for name, path in _files(package_folders()):
+        digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def snapshot(folder: Path) -> Path:
+    """Copies the packages into `folder/<hash>/`, once.
+
+    Args:
+        folder: Of all snapshots of a run.
+
+    Returns:
+        The folder to put first on PYTHONPATH.
+    """
+    target = folder / source_hash()
+    if target.is_dir():
+        return target
+    temporary = folder / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:4]}.partial"
+    for name, path in _files(package_folders()):
+        copy = temporary / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    try:
+        temporary.rename(target)
+    except OSError:
+        # Another submission was faster.
+        shutil.rmtree(temporary)
+        if not target.is_dir():
+            raise
+    return target
+
+
+def check_source(expected: str) -> None:
+    """Makes sure that this process runs the source it was submitted with.
+
+    Args:
+        expected: `source_hash` at submission; empty = any.
+
+    Raises:
+        LussError: It has been changed.
+    """
+    found = source_hash() if expected else ""
+    if found != expected:
+        where = package_folders()["luss"].parent
+        raise LussError(
+            f"the source of luss in {where} has changed since this job was submitted ({expected} -> {found}): submit again, "
+            "or use --code snapshot, which keeps a copy"
+        )
+
+
+def _files(folders: dict[str, Path]) -> Iterator[tuple[str, Path]]:
+    for package, folder in sorted(folders.items()):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"{package}/{path.relative_to(folder).as_posix()}", path

@@ -1,0 +1,126 @@
+"""Which jobs were submitted for a run: one small file a stage, so that submitting again submits only what is missing."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+from luss.errors import LussError
+from luss.files import read_json, write_json
+
+JOBS = "jobs"
+
+Kind = Literal["stage", "shards", "join"]
+"""A whole stage; pieces of it; what makes a stage of its finished pieces."""
+
+
+@dataclass
+class Job:
+    """A submitted job or job array.
+
+    Attributes:
+        id: The scheduler's number; of a local job, its process.
+        kind: What it makes.
+        shards: The pieces of each task; several tasks make an array. Empty but for "shards".
+        cluster: "slurm" or "local".
+        started: When a local process began, seconds since the epoch: its number may be used again.
+    """
+
+    id: str
+    kind: Kind
+    shards: list[list[int]] = field(default_factory=list)
+    cluster: str = "slurm"
+    started: float = 0.0
+
+    def task_ids(self) -> list[str]:
+        """The scheduler's name of every task."""
+        return [f"{self.id}_{task}" for task in range(len(self.shards))] if len(self.shards) > 1 else [self.id]
+
+    def shards_of(self, task_id: str) -> list[int]:
+        """The pieces that a task makes."""
+        return self.shards[int(task_id.partition("_")[2] or 0)] if self.shards else []
+
+
+@dataclass
+class StageJobs:
+    """The jobs of one stage, in the order of submission.
+
+    Attributes:
+        stage: Its name.
+        fingerprint: Of the stage when they were submitted.
+        command: What to type to submit again.
+        jobs: Only those since the last time that none was left.
+    """
+
+    stage: str
+    fingerprint: str
+    command: str
+    jobs: list[Job] = field(default_factory=list)
+
+    def task_ids(self) -> list[str]:
+        """The scheduler's name of every task of every job."""
+        return [task for job in self.jobs for task in job.task_ids()]
+
+
+def jobs_folder(run_folder: Path) -> Path:
+    """Where records, submitted files and logs of jobs lie."""
+    return run_folder / JOBS
+
+
+def log_files(run_folder: Path, stage: str, task_id: str) -> list[Path]:
+    """The output of a task, one file a process."""
+    found = (jobs_folder(run_folder) / stage).glob(f"{task_id}_*_log.out")
+    return sorted(found, key=lambda path: int(path.name.removeprefix(f"{task_id}_").partition("_")[0]))
+
+
+def read_jobs(run_folder: Path, stage: str) -> StageJobs | None:
+    """The record of a stage; None when it was never submitted.
+
+    Raises:
+        LussError: The file is not a record.
+    """
+    path = jobs_folder(run_folder) / f"{stage}.json"
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path)
+        return StageJobs(**{**found, "jobs": [Job(**job) for job in found["jobs"]]})
+    except (TypeError, KeyError) as error:
+        raise LussError(
+            f"{path} is not a record of jobs ({error}): delete it once `luss cancel` has ended its jobs"
+        ) from error
+
+
+def all_jobs(run_folder: Path, stages: Sequence[str]) -> Iterator[StageJobs]:
+    """The records of those stages that were submitted."""
+    for stage in stages:
+        found = read_jobs(run_folder, stage)
+        if found is not None:
+            yield found
+
+
+def write_jobs(run_folder: Path, record: StageJobs) -> None:
+    """Writes a stage's record."""
+    write_json(jobs_folder(run_folder) / f"{record.stage}.json", asdict(record))
+
+
+def job_name(run_folder: Path, stage: str) -> str:
+    """The name of a stage's jobs, which tells the runs of one user apart."""
+    key = hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[:8]
+    return f"luss-{stage}-{key}"
+
+
+def spread(shards: Sequence[int], num_tasks: int) -> list[list[int]]:
+    """Deals pieces to at most `num_tasks` tasks, as evenly as can be, neighbours together.
+
+    Example:
+        >>> from stages.slurm_jobs import spread
+        >>> spread([0, 1, 2, 5, 6], 2)
+        [[0, 1, 2], [5, 6]]
+    """
+    num_tasks = min(num_tasks, len(shards))
+    size, larger = divmod(len(shards), num_tasks) if num_tasks else (0, 0)
+    starts = [task * size + min(task, larger) for task in range(num_tasks + 1)]
+    return [list(shards[start:end]) for start, end in pairwise(starts)]

@@ -1,0 +1,233 @@
+"""What is to be submitted of a run: the stages that are neither done nor queued, in which pieces, and after which jobs."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luss.errors import LussError
+from luss.settings import RunSettings
+from stages.base import Stage, StageFolder, StageState, fingerprint, stage_state
+from stages.lock import run_lock, stage_lock, submission_lock
+from stages.registry import STAGES
+from stages.runner import run_stages, select
+from stages.slurm_jobs import Job, Kind, StageJobs, spread, write_jobs
+from stages.slurm_queue import QueueView, TaskState, cancel_tasks, unrecorded, view_queue
+from stages.slurm_resources import Resources, on_this_machine, resources_of
+
+# Listed in the submitting process: how many tasks an array has follows from it.
+_FIRST = "manifest"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A job or job array to submit, or the reason why a stage needs none.
+
+    Attributes:
+        stage: Whose.
+        kind: What the job makes; None = there is nothing to do.
+        resources: What to ask for.
+        run: Settings.
+        reason: Why there is nothing to do: done, or the jobs that are at it.
+        tasks: Of "shards": the pieces of every task.
+        after: Jobs that must have succeeded before.
+    """
+
+    stage: Stage
+    kind: Kind | None
+    resources: Resources
+    run: RunSettings
+    reason: str = ""
+    tasks: list[list[int]] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+
+    def is_made(self) -> bool:
+        """Whether its result is on disk."""
+        folder = Path(self.run.output)
+        if self.kind == "shards":
+            missing = set(self.stage.missing_shards(self.run, folder))
+            return not any(missing & set(shards) for shards in self.tasks)
+        return stage_state(self.stage, self.run, folder, STAGES).kind == "done"
+
+
+class Submission:
+    """One call of `luss submit`."""
+
+    def __init__(
+        self,
+        run: RunSettings,
+        command: str,
+        *,
+        words: Mapping[str, Any],
+        until: str | None = None,
+        force: str | None = None,
+        here: bool = False,
+        split: bool = True,
+    ) -> None:
+        """Looks at the disk and the queue.
+
+        Args:
+            run: Settings.
+            command: What to type to submit again.
+            words: Resources from the command line.
+            until: The last stage.
+            force: A stage to run anew.
+            here: On this machine, without a queue.
+            split: Whether pieces become jobs of their own.
+
+        Raises:
+            LussError: Resources that cannot be; jobs of the run are queued with other settings, or stand in no record.
+        """
+        self.run, self.command, self.force = run, command, force
+        self.folder, self.here, self.split = Path(run.output), here, split
+        self.stages = select(run, until=until, force=force)
+        self.resources = {stage.name: resources_of(run, stage, words) for stage in self.stages}
+        if here:
+            self.resources = {name: on_this_machine(resources) for name, resources in self.resources.items()}
+        # Jobs that make a stage, of this and earlier submissions: what later ones wait for.
+        self.makers: dict[str, list[str]] = {}
+        self.fresh: set[str] = set()
+        self.queue = QueueView({}, {})
+        self._look()
+
+    def _look(self) -> None:
+        self.queue = view_queue(self.folder, list(STAGES))
+        for name, record in self.queue.records.items():
+            alive = self.queue.alive(name)
+            if not alive:
+                continue
+            if self.here or any(job.cluster == "local" for job in record.jobs):
+                raise LussError(
+                    f"{name} is being made by job {', '.join(alive[:3])}: wait for it, or `luss cancel {self.folder}`"
+                )
+            if name == self.force or record.fingerprint != fingerprint(STAGES[name], self.run, STAGES):
+                why = "to be run anew" if name == self.force else "now set otherwise"
+                raise LussError(
+                    f"{name} is {why}, but its job {', '.join(alive[:3])} is still queued or running: `luss cancel {self.folder}` "
+                    "first, or give this run another name"
+                )
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """One submission of a run at a time; the images are listed.
+
+        Raises:
+            LussError: Another process submits.
+        """
+        with submission_lock(self.folder):
+            # Somebody may have submitted between the first look and the lock.
+            self._look()
+            lost = [] if self.here else unrecorded(self.folder, list(STAGES), self.queue.records.values())
+            if lost:
+                raise LussError(
+                    f"job {', '.join(lost)} belongs to {self.folder}, but its submission was broken off: "
+                    f"`luss cancel {self.folder}`, then submit again"
+                )
+            if self.state(STAGES[_FIRST]).kind != "done" or self.force == _FIRST:
+                run_stages(self.run, [STAGES[_FIRST]], force=self.force)
+                self.fresh |= {_FIRST} if self.force == _FIRST else set()
+            yield
+
+    def state(self, stage: Stage) -> StageState:
+        """Of a stage, on disk."""
+        return stage_state(stage, self.run, self.folder, STAGES)
+
+    def steps(self, *, dry: bool = False) -> Iterator[Step]:
+        """What to submit, one after the other: `note` must be told of each before the next is asked for.
+
+        Args:
+            dry: Move no old results aside, and guess where the number of images is not known yet.
+        """
+        for stage in self.stages:
+            if stage.name == _FIRST:
+                yield self._none(stage, "done" if self.state(stage).kind == "done" else "is listed at submission")
+                continue
+            state, alive = self.state(stage), self.queue.alive(stage.name)
+            again = stage.name == self.force or not self.fresh.isdisjoint(stage.needs)
+            if state.kind == "done" and not again:
+                yield self._none(stage, "done")
+                continue
+            if alive and again and not dry:
+                # They wait for jobs that will never succeed.
+                self._cancel(alive)
+            alive = [] if again else alive
+            if not dry:
+                self._set_aside(stage, state, again)
+            after = [job for need in stage.needs for job in self.makers.get(need, [])]
+            if stage.sharded and self.split:
+                yield from self._pieces(stage, state, again, alive, after, dry=dry)
+            elif alive:
+                self.makers[stage.name] = alive
+                yield self._none(stage, f"queued: {', '.join(alive)}")
+            else:
+                yield Step(stage, "stage", self.resources[stage.name], self.run, after=after)
+
+    def _cancel(self, tasks: list[str]) -> None:
+        cancel_tasks(tasks)
+        self.queue.states.update({task: TaskState("cancelled") for task in tasks})
+
+    def _none(self, stage: Stage, reason: str) -> Step:
+        return Step(stage, None, self.resources[stage.name], self.run, reason)
+
+    def _pieces(
+        self, stage: Stage, state: StageState, again: bool, alive: list[str], after: list[str], *, dry: bool
+    ) -> Iterator[Step]:
+        """The pieces that nobody is at, and the join after all."""
+        jobs = self.queue.records[stage.name].jobs if alive else []
+        at_work = {
+            task: job.shards_of(task)
+            for job in jobs
+            if job.kind == "shards"
+            for task in job.task_ids()
+            if task in alive
+        }
+        joining = [job.id for job in jobs if job.kind == "join" and job.id in alive]
+        missing = self._missing(stage, state, again, dry=dry)
+        taken = {shard for shards in at_work.values() for shard in shards}
+        tasks = spread([shard for shard in missing if shard not in taken], self.resources[stage.name].array_max)
+        if joining and not tasks:
+            self.makers[stage.name] = joining
+            yield self._none(stage, f"queued: {', '.join([*at_work, *joining])}")
+            return
+        if joining and not dry:
+            self._cancel(joining)
+        self.makers[stage.name] = list(at_work)
+        if tasks:
+            yield Step(stage, "shards", self.resources[stage.name], self.run, tasks=tasks, after=after)
+        yield Step(stage, "join", self.resources[stage.name], self.run, after=self.makers[stage.name] or after)
+
+    def _missing(self, stage: Stage, state: StageState, again: bool, *, dry: bool) -> list[int]:
+        if dry and self.state(STAGES[_FIRST]).kind != "done":
+            return [0]
+        if state.kind == "partial" and not again:
+            return stage.missing_shards(self.run, self.folder)
+        return list(range(stage.num_shards(self.run, self.folder)))
+
+    def _set_aside(self, stage: Stage, state: StageState, again: bool) -> None:
+        """Moves old results aside now, where the job could not: a job that starts many times must not begin anew each time.
+
+        Raises:
+            LussError: Somebody works on them.
+        """
+        forced = stage.name == self.force and state.kind != "missing"
+        old = stage.sharded and state.kind != "missing" and (again or state.kind == "stale")
+        if forced or old:
+            lock = stage_lock(self.folder, stage.name) if stage.sharded else run_lock(self.folder)
+            with lock:
+                StageFolder(stage, self.run, self.folder, STAGES).set_aside()
+
+    def note(self, step: Step, jobs: list[Job], *, dry: bool = False) -> None:
+        """Keeps the jobs of a step, on disk too, for the steps and submissions after it."""
+        name, ids = step.stage.name, [job.id for job in jobs]
+        self.makers[name] = [*self.makers.get(name, []), *ids] if step.kind == "shards" else ids
+        self.fresh.add(name)
+        if dry or not jobs:
+            return
+        record = self.queue.records.get(name)
+        alive = self.queue.alive(name)
+        old = [job for job in record.jobs if any(task in alive for task in job.task_ids())] if record else []
+        now = StageJobs(name, fingerprint(step.stage, self.run, STAGES), self.command, [*old, *jobs])
+        write_jobs(self.folder, now)
+        self.queue.records[name] = now
+        self.queue.states.update({task: TaskState("pending") for job in jobs for task in job.task_ids()})

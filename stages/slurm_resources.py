@@ -1,0 +1,153 @@
+"""What each stage's job asks a cluster for: the command line wins over the stage's block, that over `resources.default`, that over what fits."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from luss.errors import LussError
+from luss.settings import ResourceSettings, RunSettings
+from stages.base import Stage
+
+_COMMON: dict[str, Any] = {
+    "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 4, "mem_gb": 16.0, "timeout_min": 240,
+    "array_parallelism": 64, "array_max": 1000, "signal_delay_s": 120,
+    "setup": [], "partition": "", "account": "", "qos": "", "constraint": "",
+}  # fmt: skip
+# One process a GPU, loader workers beside each; memory is a node's.
+_TRAINED = {"gpus_per_node": 8, "cpus_per_task": 10, "mem_gb": 160.0, "timeout_min": 1440}
+_ARRAY = {"gpus_per_node": 1, "cpus_per_task": 10, "mem_gb": 32.0, "timeout_min": 240}
+_FITTING: dict[str, dict[str, Any]] = {
+    "pretrain": _TRAINED,
+    "pixel_attention": _TRAINED,
+    "finetune": _TRAINED,
+    "semi_finetune": _TRAINED,
+    "extract_features": _ARRAY,
+    "pseudo_labels": _ARRAY,
+    "predict": _ARRAY,
+    "semi_predict": _ARRAY,
+    # k-means on CPUs: threads of one process, all rows of a restart near the processor.
+    "cluster": {"cpus_per_task": 32, "mem_gb": 128.0, "timeout_min": 1440},
+    "distance_matching": {**_ARRAY, "mem_gb": 64.0, "timeout_min": 1440},
+    "evaluate": {"cpus_per_task": 16, "mem_gb": 32.0},
+    "semi_evaluate": {"cpus_per_task": 16, "mem_gb": 32.0},
+}
+# Of these, only a stage that trains takes what is said for all stages: a second node would idle in any other job.
+_SHAPE = ("nodes", "gpus_per_node", "tasks_per_node")
+_AT_LEAST = {
+    "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "mem_gb": 0.1, "timeout_min": 1,
+    "array_parallelism": 1, "array_max": 1, "signal_delay_s": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a job asks for; `luss.settings.ResourceSettings` with every value found.
+
+    Attributes:
+        nodes: Machines.
+        gpus_per_node: GPUs of each.
+        tasks_per_node: Processes on each: one a GPU.
+        cpus_per_task: Cores of each process.
+        mem_gb: Memory of a machine.
+        timeout_min: Time limit, minutes.
+        array_parallelism: Tasks of an array that run at a time.
+        array_max: Tasks of an array at most.
+        signal_delay_s: Seconds between the warning and the time limit.
+        setup: Shell lines before the command.
+        partition: Empty = the cluster's default; so for the next three.
+        account: Who pays.
+        qos: Quality of service.
+        constraint: Features of the machines.
+    """
+
+    nodes: int
+    gpus_per_node: int
+    tasks_per_node: int
+    cpus_per_task: int
+    mem_gb: float
+    timeout_min: int
+    array_parallelism: int
+    array_max: int
+    signal_delay_s: int
+    setup: list[str]
+    partition: str
+    account: str
+    qos: str
+    constraint: str
+
+    @property
+    def num_tasks(self) -> int:
+        """Processes of the job."""
+        return self.nodes * self.tasks_per_node
+
+    def __str__(self) -> str:
+        """Shortly, as in a table."""
+        gpus = f", {self.gpus_per_node} GPU" if self.gpus_per_node else ""
+        hours, minutes = divmod(self.timeout_min, 60)
+        return (
+            f"{self.nodes} x {self.tasks_per_node} task, {self.cpus_per_task} CPU{gpus}, {self.mem_gb:g} GB, "
+            f"{hours}:{minutes:02d} h"
+        )
+
+
+def resources_of(run: RunSettings, stage: Stage, words: Mapping[str, Any]) -> Resources:
+    """The resources of a stage's job.
+
+    Args:
+        run: Its block `resources`.
+        stage: Whose.
+        words: From the command line; None = not given.
+
+    Raises:
+        LussError: A value that cannot be.
+    """
+    own = getattr(run.resources, stage.name, None) or ResourceSettings()
+    trained = stage.distributed and stage.name != "cluster"
+    found: dict[str, Any] = {}
+    for entry in dataclasses.fields(ResourceSettings):
+        name = entry.name
+        fitting = {**_COMMON, **_FITTING.get(stage.name, {})}[name]
+        general = [words.get(name), getattr(own, name), getattr(run.resources.default, name)]
+        if name in _SHAPE and not trained:
+            # The word for fewer GPUs holds for everybody: --gpus-per-node 0 means a cluster without them.
+            limit = next((value for value in general if value is not None), fitting)
+            general = [getattr(own, name), min(fitting, limit) if name == "gpus_per_node" else None]
+        found[name] = next((value for value in general if value is not None), fitting)
+    _check(stage.name, found)
+    if not stage.distributed:
+        found |= {"nodes": 1, "tasks_per_node": 1, "gpus_per_node": min(1, found["gpus_per_node"])}
+    elif found["gpus_per_node"]:
+        found["tasks_per_node"] = found["gpus_per_node"]
+    return Resources(**found)
+
+
+def on_this_machine(resources: Resources) -> Resources:
+    """What there is of it here, where nothing can be asked for."""
+    import torch
+
+    cores, gpus = os.cpu_count() or 1, min(resources.gpus_per_node, torch.cuda.device_count())
+    tasks = max(1, gpus) if resources.gpus_per_node else resources.tasks_per_node
+    cpus = min(resources.cpus_per_task, max(1, cores // tasks))
+    # Tasks of an array all start at once.
+    together = max(1, gpus) if gpus else max(1, cores // cpus)
+    return dataclasses.replace(
+        resources,
+        nodes=1,
+        gpus_per_node=gpus,
+        tasks_per_node=tasks,
+        cpus_per_task=cpus,
+        array_max=min(resources.array_max, together),
+    )
+
+
+def _check(stage: str, found: Mapping[str, Any]) -> None:
+    for name, least in _AT_LEAST.items():
+        if found[name] < least:
+            raise LussError(f"resources.{stage}.{name} is {found[name]}: it must be at least {least}")
+    if found["signal_delay_s"] >= 60 * found["timeout_min"]:
+        raise LussError(
+            f"resources.{stage}.signal_delay_s is {found['signal_delay_s']}, but the time limit is {found['timeout_min']} min: "
+            "the job would be told to stop before it starts; lower it"
+        )

@@ -1,0 +1,419 @@
+"""What is submitted, to a scheduler that only takes notes."""
+
+import json
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luss.config import load_config
+from luss.errors import LussError
+from luss.progress import Interrupted
+from stages import launch, slurm_code
+from stages.launch import Order, Row, StageJob, preview, submit
+from stages.registry import STAGES
+from stages.slurm_resources import on_this_machine, resources_of
+
+SCRIPTS = {
+    # Keeps the file and answers like SLURM; refuses where the test asks for it.
+    "sbatch": """
+[ -e refuse ] && { echo 'sbatch: error: invalid partition specified: gold' >&2; exit 1; }
+n=$(ls | grep -c '[.]sh$'); n=$((n + 1)); cp "$1" "$n.sh"; echo "Submitted batch job $n" """,
+    "squeue": """
+case "$*" in *--name*) cat lost 2>/dev/null;; *) cat queue 2>/dev/null;; esac; exit 0""",
+    "sacct": "cat accounts 2>/dev/null; exit 0",
+    "scancel": 'echo "$@" >>cancelled',
+    "srun": "exit 1",
+}
+
+
+class NotedSlurm:
+    """A SLURM whose commands keep what they are told in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def jobs(self) -> dict[str, str]:
+        """The submitted files by job number."""
+        return {
+            path.stem: path.read_text() for path in sorted(self.folder.glob("*.sh"), key=lambda path: int(path.stem))
+        }
+
+    def say(self, states: dict[str, str]) -> None:
+        """What the queue answers from now on."""
+        lines = [f"{task}|{state}|None|0|" for task, state in states.items()]
+        (self.folder / "queue").write_text("\n".join(lines))
+
+    def write(self, name: str, text: str = "") -> None:
+        (self.folder / name).write_text(text)
+
+    def cancelled(self) -> str:
+        path = self.folder / "cancelled"
+        return path.read_text() if path.exists() else ""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NotedSlurm:
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name, script in SCRIPTS.items():
+        (folder / name).write_text(
+            f"#!/bin/sh\ncd {folder}\n{script}\n" if name != "sbatch" else f"#!/bin/sh\ncd {folder}{script}\n"
+        )
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    return NotedSlurm(folder)
+
+
+@pytest.fixture
+def listed(finished: Path, tmp_path: Path) -> Path:
+    """A run whose images are listed, and no more."""
+    shutil.copytree(finished / "manifest", tmp_path / "run" / "manifest")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def order(config: Path, listed: Path) -> Callable[..., Order]:
+    """Makes submissions of that run."""
+
+    def make(*words: str, **changes: Any) -> Order:
+        run = load_config(config, [f"output={listed}", *words])
+        return Order(run, **{"cluster": "slurm", "command": "luss submit tiny.yaml", **changes})
+
+    return make
+
+
+def submitted(order: Order) -> list[Row]:
+    rows: list[Row] = []
+    submit(order, rows.append)
+    return rows
+
+
+def option(text: str, name: str) -> str | None:
+    found = re.search(rf"^#SBATCH --{name}(?:=(.*))?$", text, re.MULTILINE)
+    return found[1] or "" if found else None
+
+
+def numbers(rows: list[Row]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.job.isdigit():
+            found.setdefault(row.stage, []).append(row.job)
+    return found
+
+
+def test_every_stage_waits_for_those_it_needs_and_arrays_are_as_wide_as_there_are_shards(
+    slurm: NotedSlurm, order: Callable[..., Order]
+) -> None:
+    rows = submitted(order())
+    jobs, ids = slurm.jobs(), numbers(rows)
+    assert rows[0] == Row("manifest", "done")
+    assert [len(ids[stage]) for stage in ("pretrain", "extract_features", "cluster", "predict")] == [1, 2, 1, 2]
+    after = {job: option(text, "dependency") for job, text in jobs.items()}
+    assert after[ids["pretrain"][0]] is None
+    assert after[ids["pixel_attention"][0]] == f"afterok:{ids['pretrain'][0]}"
+    array, join = ids["extract_features"]
+    assert option(jobs[array], "array") == "0-3%4"
+    assert option(jobs[join], "array") is None
+    assert after[join] == f"afterok:{array}"
+    assert after[ids["cluster"][0]] == f"afterok:{join}"
+    assert after[ids["evaluate"][0]] == f"afterok:{ids['predict'][1]}"
+    for text in jobs.values():
+        assert option(text, "kill-on-invalid-dep") == "yes"
+        assert option(text, "requeue") == ""
+
+
+def test_jobs_ask_for_what_their_stage_takes(slurm: NotedSlurm, order: Callable[..., Order]) -> None:
+    words = [
+        "resources.pretrain.nodes=2",
+        "resources.default.setup=[module load cuda]",
+        "resources.pretrain.mem_gb=1.5",
+    ]
+    ids = numbers(submitted(order(*words, words={"partition": "gold", "account": None})))
+    pretrain, array, cluster = (slurm.jobs()[ids[stage][0]] for stage in ("pretrain", "extract_features", "cluster"))
+    shape = ("nodes", "ntasks-per-node", "gpus-per-node", "mem", "time", "signal", "partition", "account")
+    assert [option(pretrain, name) for name in shape] == ["2", "8", "8", "1536M", "1440", "USR2@120", "gold", None]
+    assert [option(array, name) for name in shape[:3]] == ["1", "1", "1"]
+    assert [option(cluster, name) for name in shape[:3]] == ["1", "1", None]
+    assert pretrain.index("module load cuda") < pretrain.index("\nsrun ")
+    # Each process would otherwise get one processor.
+    assert "--cpus-per-task=10" in pretrain.split("\nsrun ")[1]
+
+
+def test_submitting_again_submits_nothing_that_is_queued(slurm: NotedSlurm, order: Callable[..., Order]) -> None:
+    first = submitted(order())
+    slurm.say({job: "PENDING" for jobs in numbers(first).values() for job in jobs} | array_tasks(first, "PENDING"))
+    again = submitted(order())
+    assert numbers(again) == {}
+    assert [row.job for row in again if row.stage == "pretrain"] == [f"queued: {numbers(first)['pretrain'][0]}"]
+    assert len(slurm.jobs()) == len([row for row in first if row.job.isdigit()])
+
+
+def array_tasks(rows: list[Row], state: str) -> dict[str, str]:
+    return {
+        f"{row.job}_{task}": state for row in rows if row.shards[:1].isdigit() for task in range(int(row.shards[0]))
+    }
+
+
+def test_of_a_broken_array_only_the_failed_shard_is_submitted_and_the_join_waits_for_all(
+    slurm: NotedSlurm, order: Callable[..., Order], finished: Path, listed: Path
+) -> None:
+    for stage in ("pretrain", "pixel_attention"):
+        shutil.copytree(finished / stage, listed / stage)
+    array, join = numbers(submitted(order(until="extract_features")))["extract_features"]
+    slurm.say(
+        {
+            f"{array}_0": "RUNNING",
+            f"{array}_1": "RUNNING",
+            f"{array}_2": "FAILED",
+            f"{array}_3": "PENDING",
+            join: "CANCELLED",
+        }
+    )
+    rows = submitted(order(until="extract_features"))
+    new_array, new_join = numbers(rows)["extract_features"]
+    assert [row.shards for row in rows if row.job == new_array] == ["1 in 1 task(s)"]
+    assert option(slurm.jobs()[new_join], "dependency") == f"afterok:{array}_0:{array}_1:{array}_3:{new_array}"
+    record = json.loads((listed / "jobs" / "extract_features.json").read_text())["jobs"]
+    assert [(job["id"], job["shards"]) for job in record] == [
+        (array, [[0], [1], [2], [3]]),
+        (new_array, [[2]]),
+        (new_join, []),
+    ]
+
+
+def test_more_shards_than_an_array_may_have_share_tasks(
+    slurm: NotedSlurm, order: Callable[..., Order], listed: Path
+) -> None:
+    array = numbers(submitted(order("resources.extract_features.array_max=3", "resources.default.array_parallelism=2")))
+    assert option(slurm.jobs()[array["extract_features"][0]], "array") == "0-2%2"
+    record = json.loads((listed / "jobs" / "extract_features.json").read_text())["jobs"]
+    assert record[0]["shards"] == [[0, 1], [2], [3]]
+
+
+def test_a_stage_whose_need_is_submitted_again_is_submitted_again_and_its_old_job_removed(
+    slurm: NotedSlurm, order: Callable[..., Order]
+) -> None:
+    first = numbers(submitted(order(until="pixel_attention")))
+    slurm.say({first["pretrain"][0]: "FAILED", first["pixel_attention"][0]: "PENDING"})
+    second = numbers(submitted(order(until="pixel_attention")))
+    assert slurm.cancelled().split() == first["pixel_attention"]
+    assert option(slurm.jobs()[second["pixel_attention"][0]], "dependency") == f"afterok:{second['pretrain'][0]}"
+
+
+def test_jobs_of_other_settings_must_be_cancelled_first(slurm: NotedSlurm, order: Callable[..., Order]) -> None:
+    job = numbers(submitted(order(until="pretrain")))["pretrain"][0]
+    slurm.say({job: "RUNNING"})
+    with pytest.raises(
+        LussError, match=rf"pretrain is now set otherwise, but its job {job} is still queued or running"
+    ):
+        submit(order("pretrain.epochs=3"), lambda row: None)
+    with pytest.raises(LussError, match="pretrain is to be run anew, but"):
+        submit(order(force="pretrain"), lambda row: None)
+    # Where and how fast it is computed does not count.
+    submit(order("pretrain.workers=1", until="pretrain"), lambda row: None)
+    assert list(slurm.jobs()) == [job]
+
+
+def test_jobs_of_a_submission_that_was_killed_half_way_are_found(
+    slurm: NotedSlurm, order: Callable[..., Order]
+) -> None:
+    slurm.write("lost", "77|77\n")
+    with pytest.raises(LussError, match=r"job 77 belongs to .*, but its submission was broken off"):
+        submit(order(), lambda row: None)
+    assert not slurm.jobs()
+
+
+def test_what_is_made_anew_is_moved_aside_once_so_that_a_job_that_starts_again_continues(
+    slurm: NotedSlurm, config: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "whole"
+    shutil.copytree(finished, run)
+    order = Order(load_config(config, [f"output={run}"]), "slurm", "luss submit tiny.yaml", force="cluster")
+    ids = numbers(submitted(order))
+    assert list(ids) == ["cluster", "pseudo_labels", "finetune", "predict", "evaluate"]
+    assert not (run / "cluster").exists()
+    moved = sorted(path.name.split("-")[0] for path in (run / "superseded").iterdir())
+    # Pieces of the old result must not be taken for those of the new one.
+    assert moved == ["cluster", "predict", "pseudo_labels"]
+    assert (run / "finetune" / "DONE.json").is_file()
+
+
+def test_a_finished_run_needs_no_job(slurm: NotedSlurm, config: Path, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "whole"
+    shutil.copytree(finished, run)
+    rows = submitted(Order(load_config(config, [f"output={run}"]), "slurm", "luss submit tiny.yaml"))
+    assert {row.job for row in rows} == {"done"}
+    assert not slurm.jobs()
+
+
+def test_a_refusal_is_told_in_the_schedulers_words_and_what_was_submitted_before_is_kept(
+    slurm: NotedSlurm, order: Callable[..., Order], listed: Path
+) -> None:
+    def tell(row: Row) -> None:
+        if row.stage == "pretrain":
+            slurm.write("refuse")
+
+    with pytest.raises(LussError, match="slurm refuses the job of pixel_attention: sbatch: error: invalid partition"):
+        submit(order(), tell)
+    assert (listed / "jobs" / "pretrain.json").is_file()
+    assert not (listed / "jobs" / "pixel_attention.json").exists()
+
+
+def test_without_slurm_submitting_to_it_is_an_error(
+    order: Callable[..., Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(LussError, match="SLURM is not here"):
+        submit(order(), lambda row: None)
+
+
+def test_a_preview_shows_every_file_and_changes_nothing(
+    order: Callable[..., Order], listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    before = sorted(listed.rglob("*"))
+    shown: list[tuple[Row, str]] = []
+    preview(order(), lambda row, text: shown.append((row, text)))
+    assert sorted(listed.rglob("*")) == before
+    texts = {row.job: text for row, text in shown if text}
+    assert option(texts["<pixel_attention>"], "dependency") == "'afterok:<pretrain>'"
+    assert [option(text, "array") for row, text in shown if row.stage == "extract_features"] == ["0-3%4", None]
+    assert [row.stage for row, _ in shown][-1] == "evaluate"
+
+
+def test_a_copy_of_the_source_is_kept_and_comes_first(
+    slurm: NotedSlurm, order: Callable[..., Order], listed: Path
+) -> None:
+    job = numbers(submitted(order(until="pretrain")))["pretrain"][0]
+    text = slurm.jobs()[job]
+    copy = listed / "code" / slurm_code.source_hash()
+    assert (copy / "stages" / "launch.py").read_bytes() == Path(launch.__file__).read_bytes()
+    assert (copy / "luss" / "settings.py").is_file()
+    assert not list(copy.rglob("__pycache__"))
+    assert f"export PYTHONPATH={copy}" in text
+    # Or python would find an edited source in the working folder first.
+    assert "export PYTHONSAFEPATH=1" in text
+
+
+def test_a_job_refuses_to_run_a_source_that_was_edited(
+    slurm: NotedSlurm, order: Callable[..., Order], listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted(order(until="pretrain", code="refuse"))
+    assert not (listed / "code").exists()
+    edited = {name: shutil.copytree(folder, tmp_path / name) for name, folder in slurm_code.package_folders().items()}
+    before = slurm_code.source_hash()
+    monkeypatch.setattr(slurm_code, "package_folders", lambda: edited)
+    assert slurm_code.source_hash() == before
+    slurm_code.check_source(before)
+    (edited["luss"] / "errors.py").write_text("")
+    with pytest.raises(LussError, match="has changed since this job was submitted"):
+        slurm_code.check_source(before)
+    slurm_code.check_source("")
+
+
+class Signalled:
+    """A job that a signal has stopped, and what submitit's handler was told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, reason: str, config: Path) -> None:
+        self.told: list[int] = []
+        self.job = StageJob(str(config), "pretrain", None, "")
+
+        def stopped(*arguments: Any, **words: Any) -> None:
+            raise Interrupted(reason)
+
+        monkeypatch.setattr("stages.runner.run_stages", stopped)
+        self.previous = signal.signal(signal.SIGUSR2, lambda number, frame: self.told.append(number))
+
+    def run(self) -> int:
+        try:
+            self.job()
+        except SystemExit as ended:
+            return int(str(ended.code))
+        finally:
+            signal.signal(signal.SIGUSR2, self.previous)
+        return 0
+
+
+def test_after_the_warning_and_the_checkpoint_a_job_is_queued_again(
+    monkeypatch: pytest.MonkeyPatch, config: Path
+) -> None:
+    signalled = Signalled(monkeypatch, "SIGUSR2 received", config)
+    assert signalled.run() == 0
+    assert signalled.told == [signal.SIGUSR2]
+
+
+def test_only_the_first_process_speaks_to_the_scheduler(monkeypatch: pytest.MonkeyPatch, config: Path) -> None:
+    for name, value in {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    signalled = Signalled(monkeypatch, "another process was asked to stop", config)
+    assert signalled.run() == 0
+    assert signalled.told == []
+
+
+@pytest.mark.parametrize(("preempted", "code"), [("None", 130), ("2026-11-21T07:19:06", 0)])
+def test_a_cancelled_job_stays_cancelled_and_a_preempted_one_comes_again(
+    monkeypatch: pytest.MonkeyPatch, config: Path, tmp_path: Path, preempted: str, code: int
+) -> None:
+    (tmp_path / "scontrol").write_text(
+        f"#!/bin/sh\necho JobId=7 PreemptEligibleTime=2026 PreemptTime={preempted} SuspendTime=None\n"
+    )
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    signalled = Signalled(monkeypatch, "SIGTERM received", config)
+    assert signalled.run() == code
+    assert signalled.told == ([signal.SIGUSR2] if code == 0 else [])
+
+
+def test_what_is_queued_again_is_the_same_job() -> None:
+    job = StageJob("config.yaml", "predict", [3, 4], "hash")
+    again = job.checkpoint().function
+    assert vars(again) == {"config": "config.yaml", "stage": "predict", "shards": [3, 4], "source": "hash"}
+
+
+def test_the_command_line_wins_over_the_stage_and_that_over_all_stages(config: Path) -> None:
+    words = [
+        "resources.default.cpus_per_task=3",
+        "resources.pretrain.cpus_per_task=5",
+        "resources.default.gpus_per_node=0",
+    ]
+    run = load_config(config, [*words, "resources.default.tasks_per_node=2"])
+    assert resources_of(run, STAGES["pretrain"], {}).cpus_per_task == 5
+    assert resources_of(run, STAGES["pretrain"], {"cpus_per_task": 7}).cpus_per_task == 7
+    assert resources_of(run, STAGES["finetune"], {}).cpus_per_task == 3
+    assert resources_of(run, STAGES["finetune"], {}).num_tasks == 2
+    # Shards are one process each, and k-means only works on several where its own block says so.
+    for stage in ("predict", "cluster"):
+        found = resources_of(run, STAGES[stage], {})
+        assert (found.num_tasks, found.gpus_per_node) == (1, 0)
+    several = load_config(config, ["resources.cluster.nodes=4", "resources.cluster.gpus_per_node=0"])
+    assert resources_of(several, STAGES["cluster"], {}).num_tasks == 4
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("resources.pretrain.nodes=0", "resources.pretrain.nodes is 0: it must be at least 1"),
+        ("resources.default.mem_gb=0", "mem_gb is 0.0: it must be at least 0.1"),
+        ("resources.pretrain.timeout_min=2", "signal_delay_s is 120, but the time limit is 2 min"),
+    ],
+)
+def test_resources_that_cannot_be_are_refused(config: Path, word: str, message: str) -> None:
+    with pytest.raises(LussError, match=re.escape(message)):
+        resources_of(load_config(config, [word]), STAGES["pretrain"], {})
+
+
+def test_a_machine_without_gpus_works_in_one_process(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    asked = resources_of(load_config(config, []), STAGES["pretrain"], {})
+    assert on_this_machine(asked).num_tasks == 1
+    two = on_this_machine(replace(asked, gpus_per_node=0, tasks_per_node=2))
+    assert (two.num_tasks, two.gpus_per_node) == (2, 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert on_this_machine(asked).num_tasks == 4
