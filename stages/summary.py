@@ -148,15 +148,18 @@ def print_results(runs: Sequence[RunSettings], console: Console) -> None:
     """The metrics of finished runs side by side, and where the results are; nothing to compare without masks."""
     rows = [row for run in runs for row in result_rows(run)]
     if rows:
-        table = Table(title="percent; unsupervised and rematched: matched on the first split", title_justify="left")
-        for heading in ("run", "protocol", "split", *_NAMES.values(), "images"):
+        several = len({row.protocol for row in rows}) > 1
+        title = "percent; unsupervised and rematched" if several else f"percent; {rows[0].protocol}"
+        table = Table(title=f"{title}: matched on the first split", title_justify="left")
+        for heading in ("run", *(("protocol",) if several else ()), "split", *_NAMES.values(), "images"):
             if heading in ("run", "protocol", "split"):
                 table.add_column(heading, overflow="fold")
             else:  # on a narrow screen the words give way, never the numbers
                 table.add_column(heading, justify="right", width=max(map(len, heading.split())))
         for row in rows:
             numbers = (f"{row.metrics[key]:.1f}" for key in _NAMES)
-            table.add_row(row.run, row.protocol, row.split, *numbers, str(row.metrics["num_images"]))
+            words = (row.run, row.protocol, row.split) if several else (row.run, row.split)
+            table.add_row(*words, *numbers, str(row.metrics["num_images"]))
         console.print(table)
     for run in runs:
         folder = Path(run.output)

@@ -18,11 +18,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Runs the pipeline twice and prints both rows."""
+    """Runs the pipeline twice, prints both rows and writes the page of the first."""
     run = load_config(options.config, options.words)
     floor = load_config(
         options.config, [*options.words, f"name={run.name}-floor", f"output={run.output}-floor", "pretrain.epochs=0"]
     )
+    from stages.commands.report import write_report
     from stages.runner import run_stages, select
     from stages.summary import preflight, print_results
 
@@ -33,4 +34,5 @@ def main(options: argparse.Namespace) -> None:
         preflight(settings, console)
         run_stages(settings, select(settings), console=console)
     print_results([run, floor], console)
+    write_report(Path(run.output), Path(run.output) / "report", console)
     console.print(f"demo finished in {time.monotonic() - started:.0f} s", highlight=False)

@@ -25,11 +25,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Writes the report and says where it is."""
+    write_report(
+        options.run,
+        options.out or options.run / "report",
+        Console(),
+        max_clusters=options.clusters,
+        images_per_cluster=options.images_per_cluster,
+    )
+
+
+def write_report(
+    run_folder: Path, out: Path, console: Console, *, max_clusters: int | None = None, images_per_cluster: int = 12
+) -> None:
+    """Writes the page of a run to `out` and prints where it is; see `luss.report.build.build_report`.
+
+    Raises:
+        LussError: The folder holds no run.
+    """
     from luss.report.build import build_report
 
-    source = report_source(options.run)
-    out = options.out or options.run / "report"
-    console = Console()
+    source = report_source(run_folder)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True, disable=not console.is_terminal,
@@ -44,8 +59,8 @@ def main(options: argparse.Namespace) -> None:
         summary = build_report(
             source,
             out,
-            max_clusters=options.clusters,
-            images_per_cluster=options.images_per_cluster,
+            max_clusters=max_clusters,
+            images_per_cluster=images_per_cluster,
             on_progress=show,
         )
     for problem in summary.problems:
