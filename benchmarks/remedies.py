@@ -9,6 +9,7 @@ whoever picks a row by it has used labels.
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -20,22 +21,26 @@ from stages.runner import run_stages, select
 
 # Short, small and without hand-made gradients.
 BASE = [
-    "pretrain.epochs=3", "pretrain.global_views.size=64", "pretrain.clustering.draw_prototypes_steps=80",
-    "extract_features.layout_stages=[4]", "cluster.layout_weights=[1.0]", "cluster.num_restarts=10",
+    "pretrain.epochs=2", "pretrain.global_views.size=64", "pretrain.clustering.draw_prototypes_steps=52",
+    "extract_features.layout_stages=[4]", "cluster.layout_weights=[1.0]", "cluster.num_restarts=10", "pixel_attention.epochs=0",
 ]  # fmt: skip
 
 REPRESENTATION: dict[str, list[str]] = {
     "base: batch 128, K = 128, lr 0.0015, 2 views of 64, train-extra, drawn prototypes": [],
-    "untrained": ["pretrain.epochs=0"],
-    "random prototypes": ["pretrain.clustering.draw_prototypes_steps=0"],
     "batch 64": ["pretrain.batch_size=64"],
     "K = 512": ["pretrain.clustering.num_prototypes=512"],
-    "K = 32": ["pretrain.clustering.num_prototypes=32"],
     "lr 0.0005": ["pretrain.lr=0.0005"],
     "lr 0.004": ["pretrain.lr=0.004"],
+    "train alone, as many steps": ["data.extra=[]", "pretrain.epochs=5"],
+    "two more views of 40": [
+        "pretrain.local_views.count=2",
+        "pretrain.local_views.size=40",
+        "pretrain.local_views.scale=[0.1,0.4]",
+    ],
+    "random prototypes": ["pretrain.clustering.draw_prototypes_steps=0"],
+    "untrained": ["pretrain.epochs=0"],
+    "K = 32": ["pretrain.clustering.num_prototypes=32"],
     "LARS, lr 0.6": ["pretrain.optimizer=lars", "pretrain.lr=0.6", "pretrain.lr_batch_size=256"],
-    "two more views of 40": ["pretrain.local_views.count=2", "pretrain.local_views.size=40", "pretrain.local_views.scale=[0.1,0.4]"],
-    "train alone, as many steps": ["data.extra=[]", "pretrain.epochs=8"],
     "recipe's crops and colours": [
         "pretrain.global_views.scale=[0.14,1.0]", "pretrain.photometric.brightness=0.8", "pretrain.photometric.contrast=0.8",
         "pretrain.photometric.saturation=0.8", "pretrain.photometric.hue=0.2",
@@ -58,18 +63,15 @@ SEGMENTATION: dict[str, list[str]] = {
 def run(config: Path, words: list[str], folder: Path, *, until: str) -> None:
     """One row, continued or left alone when it is done."""
     settings = load_config(config, [*words, f"name={folder.name}", f"output={folder}"])
-    run_stages(settings, select(until=until), console=Console(quiet=True))
+    run_stages(settings, select(settings, until=until), console=Console(quiet=True))
 
 
 def last_loss(folder: Path) -> str:
     """SwAV's part of the loss at the end of pretraining."""
-    lines = (
-        (folder / "pretrain" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        if (folder / "pretrain" / "metrics.jsonl").exists()
-        else []
-    )
-    values = [line.split('"swav": ')[1].split(",")[0].rstrip("}") for line in lines if '"swav": ' in line]
-    return f"{float(values[-1]):.2f}" if values else ""
+    path = folder / "pretrain" / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    values = [line["swav"] for line in map(json.loads, lines) if "swav" in line]
+    return f"{values[-1]:.2f}" if values else ""
 
 
 def representation(config: Path, words: list[str], out: Path, only: list[str]) -> None:

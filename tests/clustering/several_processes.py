@@ -3,7 +3,6 @@
 `together(number, folder)` forks processes from a server that has imported everything; each leaves its results in FOLDER/RANK.npz.
 """
 
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from fork_server import CONTEXT, start_server
 
 from luss.clustering.kmeans import KMeansResult, Progress, kmeans
 from luss.clustering.source import Share
@@ -25,8 +25,6 @@ from luss.reduce import LocalReduce, Reduce, TorchReduce, in_step
 NUM_ROWS, DIM, NUM_CLUSTERS, CHUNK, SHARD = 2600, 8, 24, 150, 300
 CHANNELS, GRID = (9, 4), 2
 SECONDS = 240.0
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["luss.compat", "faiss", "luss.clustering.kmeans", "luss.features.layout"])
 
 Results = dict[str, np.ndarray]
 
@@ -154,7 +152,8 @@ def alone(folder: Path, own: Path) -> Results:
 def together(number: int, folder: Path, own: Path) -> list[Results]:
     """The results of each of several processes."""
     own.mkdir()
-    processes = [_CONTEXT.Process(target=_one, args=(folder, own, rank, number)) for rank in range(number)]
+    start_server()
+    processes = [CONTEXT.Process(target=_one, args=(folder, own, rank, number)) for rank in range(number)]
     for process in processes:
         process.start()
     for process in processes:

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, Signals
 from typing import Any
@@ -22,16 +21,11 @@ from typing import Any
 import h5py
 import numpy as np
 import psutil
+from fork_server import CONTEXT, start_server
 
 TIMEOUT_SECONDS = 300.0
-_PRELOADED = [
-    "luss.compat", "faiss", "h5py", "scipy.optimize", "sklearn.metrics", "torch.utils.tensorboard", "stages.cli", "stages.registry",
-    "stages.runner", "stages.summary",
-]  # fmt: skip
 # Where the time went, which no two runs share.
 _TIMINGS = ("images_per_second", "data_wait")
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(_PRELOADED)
 
 
 @dataclass(frozen=True)
@@ -115,10 +109,9 @@ class Launcher:
     def _start(self, arguments: Sequence[str], fault: Fault | None, environment: dict[str, str]) -> tuple[Any, Path]:
         self.started += 1
         log = self.folder / f"{self.started:03d}.txt"
-        process = _CONTEXT.Process(target=_child, args=(list(arguments), log, fault, environment))
-        with _environment(OMP_NUM_THREADS="1", COLUMNS="200", CUDA_VISIBLE_DEVICES=""):
-            ensure_running()
-            process.start()
+        process = CONTEXT.Process(target=_child, args=(list(arguments), log, fault, environment))
+        start_server()
+        process.start()
         return process, log
 
     def _wait(self, started: list[tuple[Any, Path]]) -> list[Outcome]:
@@ -128,21 +121,6 @@ class Launcher:
                 process.kill()
                 process.join()
         return [Outcome(process.exitcode, log.read_text(encoding="utf-8")) for process, log in started]
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """The server inherits the environment of the moment when it is started."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _child(arguments: Sequence[str], log: Path, fault: Fault | None, environment: dict[str, str]) -> None:

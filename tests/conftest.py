@@ -1,0 +1,1 @@
+"""Makes `fork_server` importable from every folder of tests."""
