@@ -21,7 +21,7 @@ from stages.runner import run_stages, select
 
 # Short, small and without hand-made gradients.
 BASE = [
-    "pretrain.epochs=2", "pretrain.global_views.size=64", "pretrain.clustering.draw_prototypes_steps=52",
+    "pretrain.epochs=5", "pretrain.global_views.size=64", "pretrain.clustering.draw_prototypes_steps=150",
     "extract_features.layout_stages=[4]", "cluster.layout_weights=[1.0]", "cluster.num_restarts=10", "pixel_attention.epochs=0",
 ]  # fmt: skip
 
@@ -31,7 +31,7 @@ REPRESENTATION: dict[str, list[str]] = {
     "K = 512": ["pretrain.clustering.num_prototypes=512"],
     "lr 0.0005": ["pretrain.lr=0.0005"],
     "lr 0.004": ["pretrain.lr=0.004"],
-    "train alone, as many steps": ["data.extra=[]", "pretrain.epochs=5"],
+    "train alone, as many steps": ["data.extra=[]", "pretrain.epochs=14"],
     "two more views of 40": [
         "pretrain.local_views.count=2",
         "pretrain.local_views.size=40",
