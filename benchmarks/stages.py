@@ -34,7 +34,7 @@ from luss.methods.base import Progress
 from luss.models.attended import AttendedBackbone
 from luss.models.backbone import Backbone
 from luss.models.pixel_attention import PixelAttention
-from luss.settings import PretrainSettings, ViewSettings
+from luss.settings import ExtractFeaturesSettings, PretrainSettings, ViewSettings
 from luss.training.precision import Precision
 from luss.training.representation import view_preparer
 
@@ -113,10 +113,7 @@ def features(manifest: Manifest, network: AttendedBackbone, size: int, precision
         for batch in cropped_batches(
             manifest,
             range(len(manifest)),
-            resize=size + size // 8,
-            crop=size,
-            batch_size=64,
-            workers=0,
+            ExtractFeaturesSettings(resize=size + size // 8, crop=size, batch_size=64, workers=0),
             max_pixels=10**8,
         ):
             images = normalise(batch.images, precision.device, mean=network.backbone.mean, std=network.backbone.std)

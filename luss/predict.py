@@ -77,11 +77,7 @@ def predict_images(
     for batch in resized_batches(
         manifest,
         indices,
-        short_side=settings.short_side,
-        size_multiple=settings.size_multiple,
-        max_aspect=settings.max_aspect,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
+        settings,
         max_pixels=max_image_pixels,
     ):
         for index, path, reason in batch.unreadable:

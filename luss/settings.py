@@ -237,13 +237,23 @@ class ClusterSettings:
 
 
 @dataclass
-class PseudoLabelsSettings:
-    """Stage 5: a label map an image."""
+class WholeImageSettings:
+    """A pass over whole images: their size, and how they share batches."""
 
     short_side: int = 256
     # The long side is rounded to a multiple of this, so that images share batches; 1 = keep the aspect exactly.
-    size_multiple: int = 16
+    size_multiple: int = 1
     max_aspect: float = 8.0
+    batch_size: int = transient(16)
+    workers: int = transient(2)
+    precision: str = "fp32"
+
+
+@dataclass
+class PseudoLabelsSettings(WholeImageSettings):
+    """Stage 5: a label map an image."""
+
+    size_multiple: int = 16
     # "auto" (from the attention alone), "validation" (searched with ground truth: reports say so) or a number in [0, 1].
     threshold: str = "auto"
     threshold_method: str = "otsu"
@@ -254,8 +264,6 @@ class PseudoLabelsSettings:
     saliency: float = 0.0
     shard_size: int = 8192
     batch_size: int = transient(32)
-    workers: int = transient(2)
-    precision: str = "fp32"
 
 
 @dataclass
@@ -274,12 +282,9 @@ class FinetuneSettings(TrainSettings):
 
 
 @dataclass
-class PredictSettings:
+class PredictSettings(WholeImageSettings):
     """Stage 7: masks for the evaluated splits."""
 
-    short_side: int = 256
-    size_multiple: int = 1
-    max_aspect: float = 8.0
     # true: a position is foreground where all clusters together are more likely than the background, not where a single one is.
     total_foreground: bool = False
     # Share of the whole image's evidence in the choice among clusters: 0 = every position alone (published).
@@ -287,9 +292,6 @@ class PredictSettings:
     # Above this many pixels logits are compared at a reduced size and the map enlarged (0 = never).
     max_pixels: int = 4_000_000
     shard_size: int = 8192
-    batch_size: int = transient(16)
-    workers: int = transient(2)
-    precision: str = "fp32"
 
 
 @dataclass
@@ -301,14 +303,9 @@ class EvaluateSettings:
 
 
 @dataclass
-class DistanceMatchingSettings:
+class DistanceMatchingSettings(WholeImageSettings):
     """Protocol distance_matching: nearest neighbours of frozen features in a bank made with the masks of train-semi."""
 
-    # The short side of images, of the bank and to be segmented.
-    resize: int = 256
-    # The long side is rounded to a multiple of this, so that images share batches; 1 = keep the aspect exactly, as published.
-    size_multiple: int = 1
-    max_aspect: float = 8.0
     # Factor by which the last feature map is upsampled: positions lie backbone stride / upsample pixels apart.
     upsample: int = 4
     num_neighbours: int = 10
@@ -318,9 +315,6 @@ class DistanceMatchingSettings:
     engine: str = "auto"
     # Images of train-semi after which the bank's vectors are written to disk.
     shard_size: int = transient(512)
-    batch_size: int = transient(16)
-    workers: int = transient(2)
-    precision: str = "fp32"
 
 
 @dataclass

@@ -151,10 +151,7 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
     for batch in cropped_batches(
         manifest,
         range(len(manifest)),
-        resize=settings.resize,
-        crop=settings.crop,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
+        settings,
         max_pixels=context.run.data.max_pixels,
     ):
         context.stop.check()

@@ -85,11 +85,7 @@ class _Features:
         for batch in resized_batches(
             manifest,
             indices,
-            short_side=settings.resize,
-            size_multiple=settings.size_multiple,
-            max_aspect=settings.max_aspect,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
+            settings,
             max_pixels=self.context.run.data.max_pixels,
         ):
             if not batch.indices:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from luss.data.manifest import Manifest
 from luss.data.resized import ResizedBatch, cropped_batches, normalise
 from luss.features.layout import NUM_ORIENTATIONS
 from luss.features.store import FeatureWriter, shard_path
@@ -102,7 +101,9 @@ class ExtractFeatures(ShardedStage):
         def make(shard: int) -> Iterator[Batch]:
             rows = plan.ranges[shard]
             arrays = {name: np.zeros((len(rows), dim), dtype=plan.settings.dtype) for name, dim in plan.dims.items()}
-            for batch in self._batches(context, plan.manifest, rows):
+            for batch in cropped_batches(
+                plan.manifest, rows, context.run.extract_features, max_pixels=context.run.data.max_pixels
+            ):
                 if batch.indices:
                     places = np.array(batch.indices) - rows.start
                     for name, vectors in _describe(context, network, precision, batch).items():
@@ -118,18 +119,6 @@ class ExtractFeatures(ShardedStage):
         for writer in plan.writers.values():
             writer.finish()
         return {"images": len(plan.manifest), "dim": plan.dims["features"], "skipped": context.skipped.count}
-
-    def _batches(self, context: StageContext, manifest: Manifest, rows: range) -> Iterator[ResizedBatch]:
-        settings = context.run.extract_features
-        return cropped_batches(
-            manifest,
-            rows,
-            resize=settings.resize,
-            crop=settings.crop,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
-            max_pixels=context.run.data.max_pixels,
-        )
 
 
 def _describe(

@@ -11,12 +11,11 @@ from luss.models.io import load_backbone, save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
 from luss.training import distributed
-from luss.training.loop import Trainer, TrainJob
 from luss.training.segmentation import LabelledCrops, SegmentationTask
-from stages.base import CHECKPOINTS, Stage, StageContext, fingerprint
+from stages.base import Stage, StageContext, fingerprint
 from stages.command import stage_main
 from stages.manifest import train_manifest
-from stages.training import note_unreadable
+from stages.training import train
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,7 @@ class Finetune(Stage):
             labels.image_root, labels.source, settings, seed=run.seed, max_pixels=run.data.max_pixels
         )
         task = SegmentationTask(network, ignored_id=self.ignored_id)
-        trainer = Trainer(
-            TrainJob(
-                key=self.name,
-                model=task,
-                dataset=dataset,
-                prepare=task.prepare,
-                settings=settings,
-                folder=context.folder / CHECKPOINTS,
-                device=context.device,
-                seed=run.seed,
-                reporter=context.reporter,
-                stop=context.stop,
-                on_unreadable=note_unreadable(context, len(dataset)),
-            )
-        )
-        steps = trainer.run()
+        steps = train(context, task, dataset, task.prepare, settings)
         if distributed.rank() == 0:
             save_segmenter(
                 context.folder,

@@ -7,12 +7,11 @@ from luss.models.io import load_backbone, load_tensors, save_backbone, save_tens
 from luss.settings import ViewSettings
 from luss.training import distributed
 from luss.training.attention import AttentionTask, attention_clustering
-from luss.training.loop import Trainer, TrainJob
 from luss.training.representation import view_preparer
-from stages.base import CHECKPOINTS, Stage, StageContext
+from stages.base import Stage, StageContext
 from stages.command import stage_main
 from stages.manifest import train_manifest
-from stages.training import note_unreadable
+from stages.training import train
 
 
 class PixelAttentionStage(Stage):
@@ -38,22 +37,7 @@ class PixelAttentionStage(Stage):
         dataset = ViewDataset(
             [train_manifest(context)], groups, settings.photometric, seed=run.seed, max_pixels=run.data.max_pixels
         )
-        trainer = Trainer(
-            TrainJob(
-                key=self.name,
-                model=task,
-                dataset=dataset,
-                prepare=view_preparer(backbone.mean, backbone.std),
-                settings=settings,
-                folder=context.folder / CHECKPOINTS,
-                device=context.device,
-                seed=run.seed,
-                reporter=context.reporter,
-                stop=context.stop,
-                on_unreadable=note_unreadable(context, len(dataset)),
-            )
-        )
-        steps = trainer.run()
+        steps = train(context, task, dataset, view_preparer(backbone.mean, backbone.std), settings)
         if distributed.rank() == 0:
             save_tensors(context.folder / "attention.safetensors", task.attention.state_dict())
             if settings.published:

@@ -10,12 +10,11 @@ from luss.models.io import save_backbone, save_tensors, state_without_duplicates
 from luss.models.weights import initialise
 from luss.settings import RunSettings
 from luss.training import distributed
-from luss.training.loop import Trainer, TrainJob
 from luss.training.representation import view_preparer
-from stages.base import CHECKPOINTS, Stage, StageContext
+from stages.base import Stage, StageContext
 from stages.command import stage_main
 from stages.manifest import pretrain_manifests
-from stages.training import note_unreadable
+from stages.training import train
 
 
 class Pretrain(Stage):
@@ -50,22 +49,14 @@ class Pretrain(Stage):
             seed=run.seed,
             max_pixels=run.data.max_pixels,
         )
-        trainer = Trainer(
-            TrainJob(
-                key=self.name,
-                model=method,
-                dataset=dataset,
-                prepare=view_preparer(backbone.mean, backbone.std),
-                settings=settings,
-                folder=context.folder / CHECKPOINTS,
-                device=context.device,
-                seed=run.seed,
-                reporter=CollapseWatch(context.reporter),
-                stop=context.stop,
-                on_unreadable=note_unreadable(context, len(dataset)),
-            )
+        steps = train(
+            context,
+            method,
+            dataset,
+            view_preparer(backbone.mean, backbone.std),
+            settings,
+            reporter=CollapseWatch(context.reporter),
         )
-        steps = trainer.run()
         if distributed.rank() == 0:
             save_tensors(context.folder / "method.safetensors", state_without_duplicates(method))
             save_backbone(context.folder, backbone, method.export(), method=settings.method, steps=steps)

@@ -166,11 +166,7 @@ def label_maker(context: StageContext, plan: LabelPlan, assignments: NDArray[np.
         for batch in resized_batches(
             plan.manifest,
             plan.ranges[shard],
-            short_side=settings.short_side,
-            size_multiple=settings.size_multiple,
-            max_aspect=settings.max_aspect,
-            batch_size=settings.batch_size,
-            workers=settings.workers,
+            settings,
             max_pixels=context.run.data.max_pixels,
         ):
             if batch.indices:

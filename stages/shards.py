@@ -9,7 +9,7 @@ for the join in the stage's folder `shards/`, which is removed when the stage is
     00003.json            what it was made from and how long it took; written last
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ Maker = Callable[[int], Iterator[Batch]]
 """Makes the shard of a number while it is iterated over; the shard is on disk at the end, and not before the last batch was taken."""
 
 
-class ShardPlan:
+class ShardPlan(ABC):
     """How the images of a stage, or of a part of it, are cut into shards.
 
     Attributes:
@@ -68,13 +68,13 @@ class ShardPlan:
         """Numbers of the shards that are not completely on disk, or were made from something else."""
         return [shard for shard in range(len(self.ranges)) if not self.is_made(shard)]
 
+    @abstractmethod
     def is_made(self, shard: int) -> bool:
         """Whether a shard is completely on disk."""
-        raise NotImplementedError
 
+    @abstractmethod
     def targets(self, shard: int) -> Iterable[Path]:
         """The files of a shard, those that do not exist included."""
-        raise NotImplementedError
 
     def identity(self, shard: int) -> dict[str, Any]:
         """What the note of a made shard says about it."""

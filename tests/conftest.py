@@ -1,1 +1,1 @@
-"""Makes `fork_server` importable from every folder of tests."""
+"""Makes `fork_server` and `tiny_run` importable from every folder of tests."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from luss.data.images import UnreadableImage
 from luss.data.manifest import Manifest
 from luss.data.views import ImageSource, cut
+from luss.settings import ExtractFeaturesSettings, WholeImageSettings
 from luss.training.workers import initialise_worker
 
 
@@ -100,38 +101,37 @@ def _collate(samples: list[tuple[int, Tensor | None, str, str]]) -> ResizedBatch
 def resized_batches(
     manifest: Manifest,
     indices: Sequence[int],
+    settings: WholeImageSettings,
     *,
-    short_side: int,
-    size_multiple: int,
-    max_aspect: float,
-    batch_size: int,
-    workers: int,
     max_pixels: int,
 ) -> Iterator[ResizedBatch]:
     """Whole images at `target_size`, grouped into batches of one shape; the order of images is not that of `indices`."""
 
     def size_of(index: int) -> tuple[int, int]:
-        return target_size(*manifest.size(index), short_side=short_side, multiple=size_multiple, max_aspect=max_aspect)
+        return target_size(
+            *manifest.size(index),
+            short_side=settings.short_side,
+            multiple=settings.size_multiple,
+            max_aspect=settings.max_aspect,
+        )
 
-    batches = shape_batches([size_of(index) for index in indices], indices, batch_size)
-    dataset = _ResizedDataset(manifest, size_of, max_pixels, short_side, False)
-    yield from _loader(dataset, batches, workers)
+    batches = shape_batches([size_of(index) for index in indices], indices, settings.batch_size)
+    dataset = _ResizedDataset(manifest, size_of, max_pixels, settings.short_side, False)
+    yield from _loader(dataset, batches, settings.workers)
 
 
 def cropped_batches(
     manifest: Manifest,
     indices: Sequence[int],
+    settings: ExtractFeaturesSettings,
     *,
-    resize: int,
-    crop: int,
-    batch_size: int,
-    workers: int,
     max_pixels: int,
 ) -> Iterator[ResizedBatch]:
     """Centre squares: the short side at `resize` pixels, of which the middle `crop` x `crop` are kept; in order of `indices`."""
-    batches = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
-    dataset = _ResizedDataset(manifest, lambda index: (crop, crop), max_pixels, resize, True)
-    yield from _loader(dataset, batches, workers)
+    size, crop = settings.batch_size, settings.crop
+    batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
+    dataset = _ResizedDataset(manifest, lambda index: (crop, crop), max_pixels, settings.resize, True)
+    yield from _loader(dataset, batches, settings.workers)
 
 
 def _loader(dataset: _ResizedDataset, batches: list[list[int]], workers: int) -> Iterator[ResizedBatch]:

@@ -21,6 +21,7 @@ from luss.data.resized import (
     target_size,
 )
 from luss.data.skipped import SkippedFiles
+from luss.settings import ExtractFeaturesSettings, WholeImageSettings
 
 SIZES = [(80, 60), (60, 80), (80, 60), (50, 50), (300, 20), (81, 60), (64, 64)]
 
@@ -47,11 +48,7 @@ def resized(manifest: Manifest, indices: list[int], *, workers: int = 0, batch_s
         resized_batches(
             manifest,
             indices,
-            short_side=32,
-            size_multiple=8,
-            max_aspect=4.0,
-            batch_size=batch_size,
-            workers=workers,
+            WholeImageSettings(short_side=32, size_multiple=8, max_aspect=4.0, batch_size=batch_size, workers=workers),
             max_pixels=100_000,
         )
     )
@@ -59,7 +56,12 @@ def resized(manifest: Manifest, indices: list[int], *, workers: int = 0, batch_s
 
 def cropped(manifest: Manifest, indices: list[int], *, resize: int = 40, crop: int = 32) -> list[ResizedBatch]:
     return list(
-        cropped_batches(manifest, indices, resize=resize, crop=crop, batch_size=3, workers=0, max_pixels=100_000)
+        cropped_batches(
+            manifest,
+            indices,
+            ExtractFeaturesSettings(resize=resize, crop=crop, batch_size=3, workers=0),
+            max_pixels=100_000,
+        )
     )
 
 

@@ -19,7 +19,7 @@ from luss.data.imagenet_s import read_mask
 from luss.models.io import load_backbone, load_segmenter
 
 BLOCKS = """
-distance_matching: {resize: 64, shard_size: 30, workers: 0}
+distance_matching: {short_side: 64, shard_size: 30, workers: 0}
 semi_finetune:
   {epochs: 12, batch_size: 20, optimizer: adamw, lr: 0.003, final_lr: 0.00001, lr_batch_size: 20, size: 32, scale: [0.3, 1.0],
    label_stride: 2, output_stride: 8, workers: 0, log_every: 10}
