@@ -118,7 +118,7 @@ class ExtractFeatures(ShardedStage):
         """Writes the stores' indices."""
         for writer in plan.writers.values():
             writer.finish()
-        return {"images": len(plan.manifest), "dim": plan.dims["features"], "skipped": context.skipped.count}
+        return {"images": len(plan.manifest), "dim": plan.dims["features"]}
 
 
 def _describe(

@@ -205,7 +205,6 @@ class ManifestStage(Stage):
                     context.reporter.message,
                 )
             figures[f"images of {split}"] = len(found)
-        figures["skipped"] = context.skipped.count
         return figures
 
 

@@ -156,7 +156,7 @@ def join_masks(context: StageContext, plan: MaskPlan) -> dict[str, Any]:
         path = context.folder / f"clusters-{split}.png"
         _write_sheet(manifest, plan.names[split], plan.folder / split, path)
         figures[split] = len(manifest)
-    return {**figures, "skipped": context.skipped.count}
+    return figures
 
 
 def _write_sheet(manifest: Manifest, names: MaskNames, folder: Path, path: Path) -> None:

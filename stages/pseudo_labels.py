@@ -102,7 +102,6 @@ class PseudoLabelsStage(ShardedStage):
             "threshold": found["threshold"],
             "threshold_source": source,
             "foreground_share": float(counts[level:].sum() / counts.sum()),
-            "skipped": context.skipped.count,
         }
 
     def choose_threshold(self, context: StageContext, store: LabelStore) -> dict[str, Any]:

@@ -271,6 +271,8 @@ def _run_one(
         distributed.barrier()
         if first:
             _absorb_ranks(files.folder)
+            num_skipped = SkippedFiles(files.folder / "skipped.csv").count
+            figures |= {"skipped": num_skipped} if num_skipped else {}
             seconds = reporter.seconds()
             reporter.message(f"{stage.name}: done in {duration(seconds)}{_shown_figures(figures)}")
             files.finish(figures, seconds=seconds, peak_memory_mb=_peak_memory_mb())

@@ -138,6 +138,8 @@ def result_rows(run: RunSettings) -> Iterator[ResultRow]:
         if stage_state(STAGES[stage], run, Path(run.output), STAGES).kind != "done":
             continue
         found = read_json(Path(run.output) / stage / "metrics.json")
+        if found.get("used_labels_for_threshold"):
+            protocol = f"{protocol} but for a threshold from ground truth"
         yield from (ResultRow(run.name, protocol, split, values) for split, values in found["splits"].items())
         rematched = found.get("rematched", {"splits": {}})["splits"]
         yield from (ResultRow(run.name, f"{protocol}, rematched", split, values) for split, values in rematched.items())

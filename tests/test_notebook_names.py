@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import luss
+import luss.labels
 import stages.api
 
 
@@ -15,6 +16,13 @@ def test_importing_luss_imports_no_heavy_library() -> None:
     code = "import sys, luss; print([name for name in ('torch', 'numpy', 'PIL', 'h5py', 'omegaconf', 'timm') if name in sys.modules])"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert process.stdout.strip() == "[]"
+
+
+def test_the_label_store_and_the_data_set_are_found_where_labels_are() -> None:
+    assert luss.labels.PseudoLabels is luss.PseudoLabels
+    assert luss.labels.LabelStore is luss.LabelStore
+    with pytest.raises(AttributeError, match="no attribute 'Labels'"):
+        luss.labels.Labels  # noqa: B018
 
 
 @pytest.mark.parametrize("name", luss.__all__)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from report_run import SIZE, THRESHOLD, make_run, stage_row, without
 
+from luss.files import write_json
 from luss.labels.layers import Layer, edit, read_edits
 from luss.labels.store import LabelStore
 from luss.report.build import build_report
@@ -132,6 +133,19 @@ def test_all_that_was_measured_can_be_read(visit: Visit) -> None:
     for words in ("79.2", "pretrain.epochs", "fully unsupervised", "feature rank", "bee", "Most frequent mistakes"):
         assert words in text or words in visit.page.locator("#subtitle").inner_text(), words
     assert "50 %" in visit.page.locator("#categories tr", has_text="bee").first.inner_text()
+
+
+def test_a_threshold_that_was_searched_with_masks_is_told_above_and_below_the_numbers(
+    browser: Any, tmp_path: Path
+) -> None:
+    source = make_run(tmp_path / "made")
+    facts = {"threshold": THRESHOLD, "source": "validation", "used_labels": True}
+    write_json(source.of("pseudo_labels") / "threshold.json", facts)
+    visit = Visit(browser, build_report(source, tmp_path / "report").page)
+    assert "threshold chosen with ground truth" in visit.page.locator("#subtitle").inner_text()
+    assert "not fully unsupervised" in visit.page.locator("#metrics").inner_text()
+    assert "fully unsupervised" not in visit.page.locator("#subtitle").inner_text()
+    visit.context.close()
 
 
 def test_masks_are_those_of_the_label_store_at_every_threshold(visit: Visit, source: ReportSource) -> None:
