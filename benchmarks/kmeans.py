@@ -3,7 +3,8 @@
     python benchmarks/kmeans.py --rows 40000 --dim 256 --clusters 200
 
 luss reads its rows from a feature store on disk, as a run does; the others get them as one array in memory. Prints a
-markdown table: seconds (best of `--repeats`), the ratio to the fastest, mean squared distance, and its ratio to the best.
+markdown table: seconds (best of `--repeats`), the ratio to the fastest, rows a second, peak memory of the process (the rows included), mean
+squared distance, and its ratio to the best.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
+from memory import peak_mb, reset_peak
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -38,14 +40,16 @@ def main() -> None:
         store = stored(rows, Path(folder))
         contenders = luss_contenders(store, start, words) | peers(rows, start, words)
         measured = {name: best_time(run, words.repeats) for name, run in contenders.items()}
-    figures = {name: (seconds, objective(rows, centroids)) for name, (seconds, centroids) in measured.items()}
+    figures = {
+        name: (seconds, peak, objective(rows, centroids)) for name, (seconds, peak, centroids) in measured.items()
+    }
     print(
         f"n = {words.rows}, d = {words.dim}, k = {words.clusters}, {words.iterations} iterations, one restart, ", end=""
     )
     print(
         f"{words.threads} threads, Python {platform.python_version()}, torch {torch.__version__}, faiss {faiss.__version__}"
     )
-    print(table(figures))
+    print(table(figures, words.rows * words.iterations))
 
 
 def parse() -> argparse.Namespace:
@@ -127,14 +131,15 @@ def peers(rows: Rows, start: Rows, words: argparse.Namespace) -> dict[str, Calla
     }
 
 
-def best_time(run: Callable[[], Rows], repeats: int) -> tuple[float, Rows]:
-    """Fewest seconds of several runs, and the centroids of the last."""
+def best_time(run: Callable[[], Rows], repeats: int) -> tuple[float, float, Rows]:
+    """Fewest seconds of several runs, the peak of the memory in MB, and the centroids of the last."""
     times = []
+    reset_peak()
     for _ in range(repeats):
         begin = time.perf_counter()
         centroids = run()
         times.append(time.perf_counter() - begin)
-    return min(times), centroids
+    return min(times), peak_mb(), centroids
 
 
 def objective(rows: Rows, centroids: Rows) -> float:
@@ -143,13 +148,15 @@ def objective(rows: Rows, centroids: Rows) -> float:
     return float(distances.mean(dtype=np.float64))
 
 
-def table(figures: dict[str, tuple[float, float]]) -> str:
-    """The markdown table."""
-    fastest = min(seconds for seconds, _ in figures.values())
-    best = min(value for _, value in figures.values())
-    lines = ["| | seconds | x fastest | objective | x best |", "|---|---|---|---|---|"]
-    for name, (seconds, value) in figures.items():
-        lines.append(f"| {name} | {seconds:.2f} | {seconds / fastest:.2f} | {value:.4f} | {value / best:.5f} |")
+def table(figures: dict[str, tuple[float, float, float]], num_visits: int) -> str:
+    """The markdown table; a rate is rows looked at in all iterations."""
+    fastest = min(seconds for seconds, _, _ in figures.values())
+    best = min(value for _, _, value in figures.values())
+    lines = ["| | seconds | x fastest | rows/s | peak MB | objective | x best |", "|---|---|---|---|---|---|---|"]
+    for name, (seconds, peak, value) in figures.items():
+        lines.append(
+            f"| {name} | {seconds:.2f} | {seconds / fastest:.2f} | {num_visits / seconds:,.0f} | {peak:.0f} | {value:.4f} | {value / best:.5f} |"
+        )
     return "\n".join(lines)
 
 

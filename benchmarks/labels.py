@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from memory import resident_mb
 from PIL import Image
 from torch.nn.functional import interpolate
 
@@ -85,11 +86,16 @@ def main() -> None:
         order = generator.permutation(num)[: min(num, 3000)].tolist()
         rectangle = (60.0, 40.0, 250.0, 250.0)
         print(f"{num} maps of 32 x 42, {arguments.clusters} clusters, images of {IMAGE_SIZE[1]} x {IMAGE_SIZE[0]}")
-        print(f"store  write {num / seconds:12.0f} maps/s, {size_text(size)}")
+        print(
+            f"store  write {num / seconds:12.0f} maps/s, {size_text(size)}; {resident_mb():.0f} MB resident with a shard's maps"
+        )
+        del records
+        before = resident_mb()
         print(f"store  read raw  {timed(order, store.raw):8.0f} maps/s, random order")
         print(f"store  read full {timed(order[:NUM_PNGS], store.label_map):8.0f} maps/s at the image's size")
         crops = timed(order, lambda index: store.crop(index, rectangle, size=112))
         print(f"store  read crop {crops:8.0f} maps/s at 112 x 112")
+        print(f"store  all reads took {resident_mb() - before:.0f} MB more")
         masks = [store.label_map(index) for index in range(min(num, NUM_PNGS))]
         paths = [folder / f"{index}.png" for index in range(len(masks))]
         write = timed(list(range(len(masks))), lambda index: write_png(paths[index], masks[index]))

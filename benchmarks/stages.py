@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
+from memory import resident_mb
 from PIL import Image
 
 from luss.data.manifest import Manifest, build_manifest
@@ -50,11 +50,6 @@ def timed(work: Callable[[], int], *, seconds: float = 3.0) -> float:
     return units / elapsed
 
 
-def memory_mb() -> float:
-    """Resident memory of this process."""
-    return float(psutil.Process(os.getpid()).memory_info().rss) / 2**20
-
-
 def views(manifest: Manifest, dataset: ViewDataset, size: int) -> Iterator[Row]:
     """Decoding and cutting views, one thread, beside the same decode and one resize with plain Pillow."""
     count = [0]
@@ -71,8 +66,8 @@ def views(manifest: Manifest, dataset: ViewDataset, size: int) -> Iterator[Row]:
                 np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
         return 32
 
-    yield "decode + two views, one thread", timed(cut), memory_mb()
-    yield "peer: Pillow decode + one resize", timed(plain), memory_mb()
+    yield "decode + two views, one thread", timed(cut), resident_mb()
+    yield "peer: Pillow decode + one resize", timed(plain), resident_mb()
 
 
 def steps(dataset: ViewDataset, settings: PretrainSettings, backbone: Backbone, precision: Precision) -> Iterator[Row]:
@@ -100,8 +95,8 @@ def steps(dataset: ViewDataset, settings: PretrainSettings, backbone: Backbone, 
         loss.backward()
         return settings.batch_size
 
-    yield f"PASS_s training step, batch {settings.batch_size}, {precision.name}", timed(step), memory_mb()
-    yield f"peer: bare timm forward + backward, {precision.name}", timed(bare), memory_mb()
+    yield f"PASS_s training step, batch {settings.batch_size}, {precision.name}", timed(step), resident_mb()
+    yield f"peer: bare timm forward + backward, {precision.name}", timed(bare), resident_mb()
 
 
 def features(manifest: Manifest, network: AttendedBackbone, size: int, precision: Precision) -> Iterator[Row]:
@@ -122,11 +117,11 @@ def features(manifest: Manifest, network: AttendedBackbone, size: int, precision
             done += len(batch.indices)
         return done
 
-    yield f"feature extraction, {precision.name}", timed(lambda: extract(network.vectors)), memory_mb()
+    yield f"feature extraction, {precision.name}", timed(lambda: extract(network.vectors)), resident_mb()
     yield (
         f"label maps, 50 clusters, {precision.name}",
         timed(lambda: extract(lambda x: network.label(x, centroids))),
-        memory_mb(),
+        resident_mb(),
     )
 
 

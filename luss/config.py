@@ -38,19 +38,46 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
         LussError: Naming the key, where it came from and the nearest valid key; or the value that cannot be.
     """
     path = Path(path)
-    merged = OmegaConf.structured(RunSettings)
-    merged = _merge(merged, _read_yaml(path), f"file {path}")
+    return _load(path, _read_yaml(path), words)
+
+
+def load_stored_config(path: Path) -> RunSettings:
+    """Reads the `config.yaml` that a stage has left, of an earlier version of luss too: settings that there are no more are ignored.
+
+    Raises:
+        LussError: The file cannot be read, or holds a value that cannot be.
+    """
+    content, known = _read_yaml(path), set(all_keys(RunSettings()))
+    return _load(path, _without_unknown(content, known), ())
+
+
+def _load(path: Path, content: dict[str, Any], words: Sequence[str]) -> RunSettings:
+    merged = _merge(OmegaConf.structured(RunSettings), content, f"file {path}")
     for word in words:
         merged = _merge(merged, _parse_word(word), f"word {word!r}")
-    missing = OmegaConf.missing_keys(merged)
-    if missing:
-        raise LussError(f"{path} does not set {', '.join(sorted(missing))}: add it to the file or as a word key=value")
-    settings = OmegaConf.to_object(merged)
+    try:
+        missing = OmegaConf.missing_keys(merged)
+        if missing:
+            raise LussError(
+                f"{path} does not set {', '.join(sorted(missing))}: add it to the file or as a word key=value"
+            )
+        settings = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise LussError(f"{path}: {reason} (a variable of the environment is ${{oc.env:NAME}})") from error
     assert isinstance(settings, RunSettings)
     if not settings.output:
         settings.output = f"outputs/{settings.name}"
     validate(settings)
     return settings
+
+
+def _without_unknown(values: dict[str, Any], known: set[str], prefix: str = "") -> dict[str, Any]:
+    return {
+        name: _without_unknown(value, known, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in values.items()
+        if f"{prefix}{name}" in known
+    }
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -72,7 +99,9 @@ class _StrictLoader(yaml.SafeLoader):
     """Refuses a key that stands twice in one mapping, which YAML would silently resolve to the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        # "<<" merges another mapping, over which a key of this one may stand.
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in own]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)

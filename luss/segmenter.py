@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from luss.config import load_config
+from luss.config import load_stored_config
 from luss.data.images import MAX_PIXELS, read_image, read_size, to_rgb
 from luss.data.resized import shape_batches, target_size
 from luss.data.views import cut
@@ -197,7 +197,9 @@ def find_model(path: Path) -> Path:
 
 
 def settings_of_model(folder: Path, description: Mapping[str, Any]) -> PredictSettings:
-    """How a model's logits become labels: by its `config.json`, inside a run by the run's newest settings, else by the defaults.
+    """How a model's logits become labels: by its `config.json`, else by a run's settings, else by the defaults.
+
+    Inside a run the newest settings of its stages count; a stage's folder that was copied and renamed has its own `config.yaml`.
 
     Args:
         folder: The model folder.
@@ -206,9 +208,12 @@ def settings_of_model(folder: Path, description: Mapping[str, Any]) -> PredictSe
     Raises:
         LussError: The settings cannot be.
     """
-    configs = sorted(folder.parent.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
-    if "decoding" not in description and (folder / "config.yaml").is_file():
-        run = load_config(configs[-1])
+    own = folder / "config.yaml"
+    if "decoding" not in description and own.is_file():
+        # Beside a copy that has another name lie models of other runs.
+        inside = folder.name in _MODEL_STAGES
+        stages = folder.parent.glob("*/config.yaml") if inside else [own]
+        run = load_stored_config(max(stages, key=lambda path: path.stat().st_mtime))
         settings: PredictSettings = getattr(run, _MODEL_STAGES.get(folder.name, "predict"))
         return settings
     return decoding_settings(description, source=folder / CONFIG_NAME)

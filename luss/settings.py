@@ -108,6 +108,8 @@ class BackboneSettings:
     name: str = "resnet18"
     # Stride of the last feature map; 32 is the network's own, 16 and 8 dilate its last stages.
     output_stride: int = 32
+    # true: residual branches of random weights start at nothing (their last norm's weight at 0), as timm has it; false: at 1, as in the papers.
+    zero_init_residual: bool = False
     # "random", "timm" (the weights published under the name), "timm:resnet50.a1_in1k" (a name of timm's with its tag), or a .safetensors or
     # torch file with the keys of timm or torchvision, as torchvision, SwAV, MoCo, DINO and PASS save them: prefixes and heads are dropped.
     weights: str = "random"
@@ -130,13 +132,6 @@ class ClusteringSettings:
     # During the first steps prototypes are the newest embeddings instead of learned; 0 = random and learned, as published. Random prototypes
     # give codes that say nothing, and short trainings never leave that plateau (loss = ln(num_prototypes)).
     draw_prototypes_steps: int = 0
-
-
-@dataclass
-class SwAVSettings:
-    """Method `swav`: only the clustering loss; its settings are in `pretrain.clustering`."""
-
-    weight: float = 1.0
 
 
 @dataclass
@@ -164,7 +159,6 @@ class PretrainSettings(TrainSettings):
     local_views: ViewSettings = field(default_factory=lambda: ViewSettings(6, 96, (0.05, 0.14)))
     photometric: PhotometricSettings = field(default_factory=PhotometricSettings)
     clustering: ClusteringSettings = field(default_factory=ClusteringSettings)
-    swav: SwAVSettings = field(default_factory=SwAVSettings)
     pass_s: PassSSettings = field(default_factory=PassSSettings)
 
 

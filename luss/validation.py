@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,6 +36,7 @@ _POSITIVE = {
 _NOT_NEGATIVE = {
     "epochs", "layout_dim", "lr", "final_lr", "warmup_epochs", "momentum", "weight_decay", "clip_grad", "workers", "count", "queue_length",
     "queue_start_epoch", "freeze_prototypes_steps", "draw_prototypes_steps", "deep_weight", "pixel_alignment_weight", "grid_size", "weight", "seed",
+    "brightness", "contrast", "saturation",
 }  # fmt: skip
 _SHARES = {
     "max_skipped_share",
@@ -46,6 +48,7 @@ _SHARES = {
     "saliency",
     "difficulty",
 }
+_WEIGHT_LISTS = {"shallow_weights", "layout_weights"}
 # 0 has a meaning of its own here.
 _ZERO_MEANS_OFF = {"predict.max_pixels", "semi_predict.max_pixels"}
 
@@ -82,8 +85,16 @@ def _check(key: str, value: Any) -> Iterator[str]:
         (last in _SHARES, lambda v: 0 <= v <= 1, "from 0 to 1"),
         (last == "scale", lambda v: 0 < v[0] <= v[1] <= 1, "two shares of the area, 0 < low <= high <= 1"),
         (last == "blur_sigma", lambda v: 0 <= v[0] <= v[1], "two sigmas, 0 <= low <= high"),
-        (last == "output_stride", lambda v: v in (0, 8, 16, 32), "8, 16 or 32"),
+        # 0 = that of the pretraining.
+        (
+            last == "output_stride",
+            lambda v: v in (8, 16, 32) or (v == 0 and key != "pretrain.backbone.output_stride"),
+            "8, 16 or 32",
+        ),
         (last == "max_aspect", lambda v: v >= 1, "1 or more"),
+        (last == "hue", lambda v: 0 <= v <= 0.5, "from 0 to 0.5, in turns of the colour circle"),
+        (last in _WEIGHT_LISTS, lambda v: min(v, default=0) >= 0, "numbers of 0 or more"),
+        (isinstance(value, float), math.isfinite, "a finite number"),
     ]
     for applies, holds, allowed in rules:
         if applies and not holds(value):
@@ -105,6 +116,23 @@ def _check_together(settings: RunSettings) -> Iterator[str]:
         block = getattr(settings, name)
         if block.batch_size % block.accumulate:
             yield f"{name}.batch_size ({block.batch_size}) must be a multiple of {name}.accumulate ({block.accumulate})"
+    queues = {
+        "pretrain.clustering": (settings.pretrain, settings.pretrain.clustering.queue_length),
+        "pixel_attention": (settings.pixel_attention, settings.pixel_attention.queue_length),
+    }
+    for name, (block, length) in queues.items():
+        images = block.batch_size // block.accumulate
+        if 0 < length < images:
+            yield f"{name}.queue_length is {length}, less than the {images} images of a forward pass: set it to 0, or to a multiple of them"
+    for name in ("finetune", "semi_finetune"):
+        block = getattr(settings, name)
+        if block.label_stride > block.size:
+            yield f"{name}.label_stride ({block.label_stride}) is larger than {name}.size ({block.size})"
+    own = settings.pretrain.pass_s
+    if settings.pretrain.method == "pass_s" and not own.deep_weight + sum(own.shallow_weights):
+        yield "pretrain.pass_s.deep_weight and shallow_weights are all 0: the clustering loss needs one of them"
+    if not settings.name:
+        yield "name is empty: a run needs one"
     if settings.pretrain.global_views.count != 2:
         yield f"pretrain.global_views.count is {settings.pretrain.global_views.count}: the methods here compare exactly 2"
     if settings.pixel_attention.views.count < 2:

@@ -36,8 +36,8 @@ def run(config: Config, *words: str, until: str | None = None, force: str | None
     """
     from rich.console import Console
 
+    from stages.preflight import preflight
     from stages.runner import run_stages, select
-    from stages.summary import preflight
 
     settings, console = _settings(config, words), Console()
     chosen = select(settings, until=until, force=force)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from luss.clustering.agreement import clustering_accuracy, normalized_mutual_information
 from luss.clustering.kmeans import KMeansResult, Progress, kmeans
 from luss.clustering.source import Share
+from luss.data.categories import categories_of, numbered_categories
 from luss.data.manifest import Manifest
-from luss.features.layout import NUM_ORIENTATIONS, reduce_descriptors
+from luss.features.layout import descriptor_widths, reduce_descriptors
 from luss.features.store import FeatureStore
 from luss.files import read_json, replacing, write_json, write_text
 from luss.reduce import LocalReduce, Reduce, TorchReduce, in_step
@@ -94,11 +95,10 @@ class Cluster(Stage):
         """The reduced layout descriptors."""
         settings, extraction = context.run.cluster, context.run.extract_features
         backbone = read_json(context.of("pretrain") / "backbone.json")
-        widths = [NUM_ORIENTATIONS, *backbone["channels"]]
         return reduce_descriptors(
             FeatureStore.open(context.of("extract_features") / "layout"),
             context.folder / "layout",
-            channels=[widths[stage] for stage in extraction.layout_stages],
+            channels=descriptor_widths(extraction.layout_stages, backbone["channels"]),
             weights=settings.layout_weights,
             grid=extraction.layout_grid,
             dim=settings.layout_dim,
@@ -201,10 +201,9 @@ def agreement(run: RunSettings, manifest: Manifest, assignments: Any) -> dict[st
     layout = data_layout(run.data)
     if layout.images.get("train") == layout.root and run.data.root != EMBEDDED:
         return {}
-    categories = [manifest.category(index) for index in range(len(manifest))]
-    if any(category is None for category in categories):
+    labels, _ = numbered_categories(categories_of(manifest.names()), len(manifest))
+    if (labels < 0).any():
         return {}
-    _, labels = np.unique(np.array(categories), return_inverse=True)
     return {
         "nmi": normalized_mutual_information(assignments, labels),
         "accuracy": clustering_accuracy(assignments, labels),

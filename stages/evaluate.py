@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from luss.benchmark.counts import Counts
 from luss.benchmark.evaluator import count_folders
+from luss.benchmark.folders import png_names
 from luss.benchmark.metrics import MatchingChoice, Metrics, evaluate
 from luss.data.imagenet_s import Layout, category_ids
+from luss.errors import LussError
 from luss.files import write_json
 from luss.settings import RunSettings
 from stages.base import Stage, StageContext
@@ -66,11 +68,51 @@ def count_splits(context: StageContext, predictions: Path, *, num_classes: int, 
         workers: Processes.
     """
     layout = data_layout(context.run.data)
-    return {
-        split: count_folders(predictions / split, layout.masks[split], num_classes=num_classes, workers=workers)
-        for split in context.run.data.evaluate
-        if split in layout.masks
-    }
+
+    def progress(done: int, total: int) -> None:
+        context.stop.check()
+        context.reporter.advance(done)
+
+    found = {}
+    for split in context.run.data.evaluate:
+        if split in layout.masks:
+            pairs = _paired(context, split, predictions / split, layout.masks[split])
+            context.reporter.start("mask", len(pairs), 0)
+            found[split] = count_folders(
+                predictions / split,
+                layout.masks[split],
+                num_classes=num_classes,
+                workers=workers,
+                progress=progress,
+                only=pairs,
+            )
+    return found
+
+
+def _paired(context: StageContext, split: str, predictions: Path, masks: Path) -> set[str]:
+    """The images of a split that have both a mask and a prediction: an image that cannot be read has none, and is no reason to count nothing.
+
+    Raises:
+        LussError: More masks lack a prediction than images may be unreadable.
+    """
+    true = {name.removesuffix(".png") for name in png_names(masks, "masks")}
+    predicted = {name.removesuffix(".png") for name in png_names(predictions, "predictions")}
+    missing, surplus = sorted(true - predicted), predicted - true
+    share = context.run.data.max_skipped_share
+    if len(missing) > share * len(true):
+        raise LussError(
+            f"{len(missing)} of {len(true)} masks of {split} have no prediction, more than data.max_skipped_share={share:g} allows: "
+            f"the first is {missing[0]}, whose image is absent or unreadable"
+        )
+    if missing:
+        context.reporter.warn(
+            f"{len(missing)} of {len(true)} masks of {split} are left out: their images could not be read (the first: {missing[0]})"
+        )
+    if surplus:
+        context.reporter.warn(
+            f"{len(surplus)} images of {split} have no mask and are left out (the first: {min(surplus)})"
+        )
+    return true & predicted
 
 
 def evaluate_splits(counts: Mapping[str, Counts], matching: MatchingChoice) -> dict[str, Metrics]:

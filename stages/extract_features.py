@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from luss.data.resized import ResizedBatch, cropped_batches, normalise
-from luss.features.layout import NUM_ORIENTATIONS
+from luss.features.layout import descriptor_widths
 from luss.features.store import FeatureWriter, shard_path
 from luss.files import read_json
 from luss.models.attended import AttendedBackbone, load_attended
@@ -67,8 +67,9 @@ class FeaturePlan(ShardPlan):
         channels = read_json(own if own.is_file() else self._run_folder / "pretrain" / "backbone.json")["channels"]
         dims = {"features": int(channels[-1])}
         if self.settings.layout_stages:
-            widths = [NUM_ORIENTATIONS, *channels]
-            dims["layout"] = sum(widths[stage] for stage in self.settings.layout_stages) * self.settings.layout_grid**2
+            dims["layout"] = (
+                sum(descriptor_widths(self.settings.layout_stages, channels)) * self.settings.layout_grid**2
+            )
         return dims
 
     def is_made(self, shard: int) -> bool:

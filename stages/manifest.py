@@ -1,5 +1,7 @@
 """Stage 0: lists the images of every split once; draws the embedded data set when it is asked for."""
 
+import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +139,27 @@ def evaluated_manifests(run: RunSettings, run_folder: Path, *, stop: StopFlag | 
     return found or {"train": train_manifest_of(run_folder)}
 
 
+def num_trained(run_folder: Path) -> int:
+    """Images that are clustered and labelled; the manifest stage is done."""
+    return _num_listed(run_folder, "train")
+
+
+def num_pretrained(run: RunSettings, run_folder: Path) -> int:
+    """Images that the representation is learned from; the manifest stage is done."""
+    return sum(_num_listed(run_folder, name) for name in ["train", *map(list_name, run.data.extra)])
+
+
+def _num_listed(run_folder: Path, name: str) -> int:
+    return int(read_json(run_folder / "manifest" / "manifest" / f"{name}.json")["num_images"])
+
+
+def list_name(folder: str) -> str:
+    """The name of the listing of a folder of `data.extra`: its own where it lies in the data's root, else one that leads nowhere."""
+    if Path(folder).name == folder:
+        return folder
+    return f"{Path(folder).name}-{hashlib.blake2b(folder.encode(), digest_size=4).hexdigest()}"
+
+
 def num_files(folder: Path, split: str) -> int:
     """Image files that were found when a manifest was built, those that could not be read included."""
     facts = read_json(folder / f"{split}.json")
@@ -160,7 +183,7 @@ def train_manifest_of(run_folder: Path) -> Manifest:
 def pretrain_manifests(context: StageContext) -> list[Manifest]:
     """The manifests of all images that the representation is learned from."""
     folder = context.of("manifest") / "manifest"
-    return [Manifest.open(folder, split) for split in ["train", *context.run.data.extra]]
+    return [Manifest.open(folder, name) for name in ["train", *map(list_name, context.run.data.extra)]]
 
 
 class ManifestStage(Stage):
@@ -177,7 +200,8 @@ class ManifestStage(Stage):
         found.pop("evaluate", None)
         # Decides whether a stage fails, never what it makes: who raises it after a failure keeps everything done.
         found.pop("max_skipped_share", None)
-        return {f"data.{key}": value for key, value in found.items()} | {"data.root": run.data.root}
+        # Not as typed: a slash more at its end is no other folder.
+        return {f"data.{key}": value for key, value in found.items()} | {"data.root": os.path.normpath(run.data.root)}
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Builds `manifest/<split>.tsv` for the training folder and each extra one, and `evaluated/<split>.tsv`."""
@@ -187,12 +211,14 @@ class ManifestStage(Stage):
             _draw_shapes(data.shapes, workers=data.workers)
         layout = data_layout(data)
         train = layout.root / data.train if (layout.root / data.train).is_dir() else layout.image_folder("train")
+        if data.train != DataSettings.train and train != layout.root / data.train:
+            raise LussError(f"data.train names {data.train!r}, but {layout.root / data.train} is not a folder")
         figures: dict[str, Any] = {"images": len(list_images(context, train, "train"))}
         for extra in data.extra:
             folder = layout.root / extra
             if not folder.is_dir():
                 raise LussError(f"data.extra names {extra!r}, but {folder} is not a folder")
-            figures[f"images of {extra}"] = len(list_images(context, folder, extra))
+            figures[f"images of {extra}"] = len(list_images(context, folder, list_name(extra)))
         for split in evaluated_splits(data):
             with listing_lock(context.run_folder, stop=context.stop):
                 found = _list(

@@ -5,7 +5,7 @@ from typing import Any
 from luss.data.views import ViewDataset
 from luss.methods import build_method
 from luss.methods.collapse import CollapseWatch
-from luss.models.backbone import Backbone
+from luss.models.backbone import Backbone, start_residuals_at_one
 from luss.models.io import save_backbone, save_tensors, state_without_duplicates
 from luss.models.weights import initialise
 from luss.settings import RunSettings
@@ -21,7 +21,7 @@ class Pretrain(Stage):
     """Trains `pretrain.method`; products: `backbone.safetensors` (plain timm weights) and `method.safetensors` (its heads)."""
 
     name = "pretrain"
-    version = 1
+    version = 2
     needs = ("manifest",)
     seeded = True
     distributed = True
@@ -29,13 +29,16 @@ class Pretrain(Stage):
     def settings(self, run: RunSettings) -> dict[str, Any]:
         """Without the blocks of methods that are not chosen."""
         found = super().settings(run)
-        others = tuple(f"pretrain.{method}." for method in ("swav", "pass_s") if method != run.pretrain.method)
-        return {key: value for key, value in found.items() if not key.startswith(others)}
+        if run.pretrain.method != "pass_s":
+            found = {key: value for key, value in found.items() if not key.startswith("pretrain.pass_s.")}
+        return found
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
         settings, run = context.run.pretrain, context.run
         backbone = Backbone(settings.backbone.name, output_stride=settings.backbone.output_stride)
+        if not settings.backbone.zero_init_residual:
+            start_residuals_at_one(backbone)
         loaded = initialise(backbone, settings.backbone.weights)
         for problem in loaded.problems():
             context.reporter.warn(problem)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from luss.training import distributed
 from stages.base import Stage, StageContext, StageFolder, StageState, check_needs, stage_kind, stage_state
 from stages.console import ConsoleReporter, duration
 from stages.lock import Waiting, run_lock, shard_lock, stage_lock
+from stages.preflight import check_sizes
 from stages.registry import STAGES, stages_of
 from stages.shards import Maker, ShardedStage, make_shard
 
@@ -83,6 +85,8 @@ def run_stages(
             first = distributed.rank() == 0
             with run_lock(folder, waiting=waiting, stop=stop) if first else contextlib.nullcontext():
                 for stage in stages:
+                    if stage.name != "manifest":
+                        check_sizes(run, folder)
                     with stage_lock(folder, stage.name) if stage.sharded and first else contextlib.nullcontext():
                         _run_one(stage, run, folder, device, stop, console, force=stage.name == force)
     finally:
@@ -278,7 +282,8 @@ def _run_one(
             files.finish(figures, seconds=seconds, peak_memory_mb=_peak_memory_mb())
     except Interrupted as error:
         reason = stop.reason or str(error)
-        reporter.message(f"{stage.name}: stopped ({reason}); the same command continues it")
+        again = "the same command without --force" if force else "the same command"
+        reporter.message(f"{stage.name}: stopped ({reason}); {again} continues it")
         raise Interrupted(reason) from error
     finally:
         reporter.close()
@@ -319,8 +324,14 @@ def _shown_figures(figures: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """A flag that SIGTERM, SIGUSR2 (a scheduler's warning) and Ctrl-C set; a second Ctrl-C stops at once."""
+    """A flag that SIGTERM, SIGUSR2 (a scheduler's warning) and Ctrl-C set; a second Ctrl-C stops at once.
+
+    In another thread than the main one, where Python handles no signals, nothing sets it.
+    """
     stop = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
 
     def ask(number: int, frame: object) -> None:
         if stop and number == signal.SIGINT:

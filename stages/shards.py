@@ -241,7 +241,9 @@ def absorb_lists(context: StageContext, plan: ShardPlan) -> None:
     lists = {shard: path for shard in range(len(plan.ranges)) if (path := plan.notes.skipped(shard)).is_file()}
     context.skipped.absorb(lists.values())
     try:
-        context.skipped.check(plan.num_images, context.run.data.max_skipped_share)
+        # Those of this plan alone: the stage's list may hold images of another part of it.
+        num_skipped = sum(SkippedFiles(path).count for path in lists.values())
+        context.skipped.check(plan.num_images, context.run.data.max_skipped_share, count=num_skipped)
     except LussError as error:
         shown = ", ".join(map(str, list(lists)[:8])) + (", ..." if len(lists) > 8 else "")
         raise LussError(f"shards {shown} of {context.folder.name} hold unreadable images: {error}") from error

@@ -10,6 +10,7 @@ from luss.errors import LussError
 from luss.settings import RunSettings
 from stages.base import Stage, StageFolder, StageState, fingerprint, stage_state
 from stages.lock import run_lock, stage_lock, submission_lock
+from stages.preflight import check_processes
 from stages.registry import STAGES
 from stages.runner import run_stages, select
 from stages.slurm_jobs import Job, Kind, StageJobs, spread, write_jobs
@@ -83,6 +84,7 @@ class Submission:
         self.folder, self.here, self.split = Path(run.output), here, split
         self.stages = select(run, until=until, force=force)
         self.resources = {stage.name: resources_of(run, stage, words) for stage in self.stages}
+        check_processes(run, {name: resources.num_tasks for name, resources in self.resources.items()})
         if here:
             self.resources = {name: on_this_machine(resources) for name, resources in self.resources.items()}
         # Jobs that make a stage, of this and earlier submissions: what later ones wait for.

@@ -1,4 +1,4 @@
-"""What is checked before a run, and the table at its end."""
+"""The states of a run's stages, and the table at its end."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,17 +9,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from luss.config import load_config
-from luss.data.imagenet_s import category_ids
+from luss.config import load_config, load_stored_config
 from luss.errors import LussError
 from luss.files import read_json
 from luss.settings import RunSettings
 from stages.base import stage_state
 from stages.baselines import baseline_rows
 from stages.console import duration
-from stages.manifest import EMBEDDED, data_layout
 from stages.registry import STAGES, stages_of
-from stages.train_semi import check_train_semi
 
 _NAMES = {
     "miou": "mIoU",
@@ -45,36 +42,6 @@ _FILES = (
 )
 
 
-def preflight(run: RunSettings, console: Console) -> None:
-    """Checks what would otherwise fail after hours: the data folder, the extra folders, and what the run's protocols need.
-
-    Raises:
-        LussError: Something is missing.
-    """
-    if run.data.root == EMBEDDED:
-        return
-    layout = data_layout(run.data)
-    for extra in run.data.extra:
-        if not (layout.root / extra).is_dir():
-            raise LussError(f"data.extra names {extra!r}, but {layout.root / extra} is not a folder")
-    if {"distance_matching", "semi_supervised"} & set(run.protocols):
-        check_train_semi(run)
-    if "unsupervised" not in run.protocols:
-        return
-    if run.pseudo_labels.threshold == "validation" and not layout.has_masks("validation"):
-        raise LussError(
-            f"pseudo_labels.threshold=validation needs the masks {layout.root / 'validation-segmentation'}: use auto, which needs none"
-        )
-    if any(split in layout.masks for split in run.data.evaluate):
-        num_categories = len(category_ids(layout.image_folder("train")))
-        if num_categories != run.cluster.num_clusters:
-            console.print(
-                f"[yellow]warning:[/yellow] the data has {num_categories} categories but cluster.num_clusters is "
-                f"{run.cluster.num_clusters}: the benchmark compares equal numbers",
-                highlight=False,
-            )
-
-
 def settings_of_run(folder: Path) -> RunSettings:
     """The settings a run was last started with.
 
@@ -86,7 +53,7 @@ def settings_of_run(folder: Path) -> RunSettings:
     configs = sorted(folder.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
     if not configs:
         raise LussError(f"{folder} holds no run: give the folder of one, such as outputs/demo")
-    run = load_config(configs[-1])
+    run = load_stored_config(configs[-1])
     run.output = str(folder)
     return run
 

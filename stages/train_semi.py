@@ -29,7 +29,7 @@ def num_categories(layout: Layout) -> int:
 
 
 def check_train_semi(run: RunSettings) -> None:
-    """Makes sure that train-semi is there, with a mask for every image; the embedded data set always has it.
+    """Makes sure that train-semi is there, with a mask for every image and images for a batch; the embedded data set always has it.
 
     Raises:
         LussError: Naming what is missing.
@@ -52,6 +52,11 @@ def check_train_semi(run: RunSettings) -> None:
             first, num_lacking = first or name, num_lacking + 1
     if not num_images:
         raise LussError(f"{images} holds no images: these protocols learn from them")
+    block = run.semi_finetune
+    if "semi_supervised" in run.protocols and block.epochs and block.batch_size > num_images:
+        raise LussError(
+            f"semi_finetune.batch_size is {block.batch_size}, but {images} holds {num_images} images: lower it"
+        )
     if num_lacking:
         raise LussError(
             f"{num_lacking} of the {num_images} images of {images} have no mask in {masks}, the first is {first}: add the masks, "

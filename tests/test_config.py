@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from luss import validation
-from luss.config import all_keys, changing_settings, load_config, to_yaml
+from luss.config import all_keys, changing_settings, load_config, load_stored_config, to_yaml
 from luss.errors import LussError
 from luss.settings import PretrainSettings, RunSettings
 from stages.base import fingerprint
@@ -136,6 +136,14 @@ def test_all_impossible_values_are_listed_at_once(minimal: Path) -> None:
         "pretrain.global_views.count=3",
         "pixel_attention.views.count=1",
         "pretrain.backbone.output_stride=5",
+        "pretrain.backbone.output_stride=0",
+        "pretrain.lr=.inf",
+        "pretrain.photometric.hue=-1",
+        "pretrain.photometric.contrast=-1",
+        "cluster.layout_weights=[-1.0]",
+        "finetune.label_stride=999",
+        "pixel_attention.queue_length=7",
+        "name=",
         "pseudo_labels.threshold=often",
         "pseudo_labels.threshold=nan",
         "pseudo_labels.max_aspect=0.5",
@@ -150,6 +158,36 @@ def test_a_value_that_cannot_be_is_refused_naming_its_key(minimal: Path, word: s
 def test_predicting_without_a_pixel_limit_is_allowed_although_other_limits_must_be_positive(minimal: Path) -> None:
     assert load_config(minimal, ["predict.max_pixels=0"]).predict.max_pixels == 0
     assert "data.max_pixels" in refusal(minimal, "data.max_pixels=0")
+
+
+def test_a_clustering_loss_without_any_weight_and_a_queue_of_less_than_a_batch_are_refused(minimal: Path) -> None:
+    words = ("pretrain.pass_s.deep_weight=0", "pretrain.pass_s.shallow_stages=[]", "pretrain.pass_s.shallow_weights=[]")
+    assert "the clustering loss needs one" in refusal(minimal, *words)
+    load_config(minimal, [*words, "pretrain.method=swav"])
+    assert "pretrain.clustering.queue_length is 200" in refusal(minimal, "pretrain.clustering.queue_length=200")
+    load_config(minimal, ["pretrain.clustering.queue_length=200", "pretrain.accumulate=2"])
+
+
+def test_a_variable_that_is_not_there_is_refused_with_the_way_to_name_one(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "${oc.env:NAME}" in refusal(minimal, "data.root=${HOME}/photos")
+    monkeypatch.setenv("PHOTOS", "/photos")
+    assert load_config(minimal, ["data.root=${oc.env:PHOTOS}/new"]).data.root == "/photos/new"
+
+
+def test_a_block_can_take_over_another_and_change_some_of_it(tmp_path: Path) -> None:
+    text = "name: t\ndata: {root: x}\nfinetune: &a {epochs: 3, batch_size: 8}\nsemi_finetune: {<<: *a, batch_size: 4}\n"
+    (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+    found = load_config(tmp_path / "c.yaml").semi_finetune
+    assert (found.epochs, found.batch_size) == (3, 4)
+
+
+def test_a_stored_configuration_of_an_earlier_version_is_read_without_what_there_is_no_more(tmp_path: Path) -> None:
+    text = "name: t\ndata: {root: x, gone: 1}\nold: {block: 2}\npretrain: {epochs: 7}\n"
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert load_stored_config(tmp_path / "config.yaml").pretrain.epochs == 7
+    assert "data.gone" in refusal(tmp_path / "config.yaml")
 
 
 def test_words_win_over_the_file_and_later_words_over_earlier_ones(tmp_path: Path) -> None:
@@ -244,7 +282,7 @@ def identities(path: Path, *words: str) -> dict[str, str]:
     "word",
     [
         "device=cpu", "output=elsewhere", "pretrain.workers=7", "pretrain.epochs=20", "extract_features.batch_size=3", "name=other",
-        "cluster.chunk_size=17", "data.max_skipped_share=0.5", "pretrain.swav.weight=2.0", "protocols=[semi_supervised]",
+        "cluster.chunk_size=17", "data.max_skipped_share=0.5", "protocols=[semi_supervised]",
     ],
 )  # fmt: skip
 def test_a_setting_that_cannot_change_a_result_leaves_every_fingerprint(minimal: Path, word: str) -> None:

@@ -1,6 +1,7 @@
 """`luss.Segmenter`: a model folder or a run, images of any kind in, label maps and confidence out."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,24 @@ def test_a_run_decides_by_its_own_settings(model: Path, photos: list[Path], tmp_
         segmenter = Segmenter.load(path)
         assert segmenter.settings == SETTINGS
         assert all(np.array_equal(one, other) for one, other in zip(segmenter(photos).label_maps, wanted, strict=True))
+
+
+def test_a_copied_stage_folder_decides_by_its_own_settings_whatever_lies_beside_it(model: Path, tmp_path: Path) -> None:
+    for place, (name, weight) in enumerate([("a", 0.25), ("b", 0.75)]):
+        run = run_folder(tmp_path / f"run-{name}", model, image_weight=weight)
+        shutil.copytree(run / "finetune", tmp_path / "models" / name)
+        os.utime(tmp_path / "models" / name / "config.yaml", (place, place))
+    found = [Segmenter.load(tmp_path / "models" / name).settings.image_weight for name in ("a", "b")]
+    assert found == [0.25, 0.75]
+
+
+def test_inside_a_run_the_newest_settings_count(model: Path, tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", model, image_weight=0.25)
+    (run / "predict").mkdir()
+    newer = load_config(run / "finetune" / "config.yaml", ["predict.image_weight=0.75"])
+    (run / "predict" / "config.yaml").write_text(to_yaml(newer))
+    os.utime(run / "finetune" / "config.yaml", (0, 0))
+    assert Segmenter.load(run).settings.image_weight == 0.75
 
 
 def test_clusters_have_the_names_that_were_given(model: Path, tmp_path: Path) -> None:

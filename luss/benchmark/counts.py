@@ -5,19 +5,15 @@ found and applied afterwards. Nothing but whole numbers is kept: the sum of F-me
 even rounding depends on the order.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from luss.benchmark.tally import Integers, Tally
 from luss.errors import LussError
-from luss.files import replacing
 
 GROUPS = ("S", "MS", "ML", "L")
 """Size groups: a category covers up to 5 %, 25 %, 50 % or more of an image's counted pixels."""
@@ -104,62 +100,16 @@ class Counts:
             ties,
         )
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts.merge([self, other])
-
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Counts):
             return NotImplemented
-        mine, theirs = self._arrays(), other._arrays()
-        return all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        same = all(getattr(self, name) == getattr(other, name) for name in _COMPARED)
+        return same and np.array_equal(self.f_measure, other.f_measure)
 
     __hash__ = None  # type: ignore[assignment]
 
-    def save(self, path: Path) -> None:
-        """Writes the counts as .npz, atomically."""
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **self._arrays())
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads what `save` wrote.
-
-        Raises:
-            LussError: The file is absent or holds no counts.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                header = json.loads(str(file["header"]))
-                thresholds = None if header["thresholds"] is None else tuple(header["thresholds"])
-                tallies = {name: Tally(file[f"{name}_keys"], file[f"{name}_values"]) for name in _TALLIES}
-                ties = Counter(
-                    {(first, end, tuple(a), tuple(b)): number for first, end, a, b, number in header["ties"]}
-                )
-                return cls(
-                    num_classes=header["num_classes"],
-                    thresholds=thresholds,
-                    num_images=header["num_images"],
-                    f_measure=file["f_measure"],
-                    ties=ties,
-                    **tallies,
-                )
-        except (OSError, ValueError, KeyError) as error:
-            raise LussError(f"{path} holds no evaluation counts ({error}): evaluate again") from error
-
-    def _arrays(self) -> dict[str, NDArray[Any]]:
-        header = {
-            "num_classes": self.num_classes,
-            "thresholds": self.thresholds,
-            "num_images": self.num_images,
-            "ties": sorted((*tie, number) for tie, number in self.ties.items()),
-        }
-        tallies: list[Tally] = [getattr(self, name) for name in _TALLIES]
-        keys = {f"{name}_keys": tally.keys for name, tally in zip(_TALLIES, tallies, strict=True)}
-        values = {f"{name}_values": tally.values for name, tally in zip(_TALLIES, tallies, strict=True)}
-        return {"header": np.array(json.dumps(header)), **keys, **values, "f_measure": self.f_measure}
-
-
-_TALLIES = ("pixels", "cooccurrence", "largest")
+_COMPARED = ("num_classes", "thresholds", "num_images", "pixels", "cooccurrence", "largest", "ties")
 
 
 def num_steps(thresholds: tuple[float, ...] | None) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -103,8 +103,11 @@ def count_folders(
     workers: int = 1,
     allow_foreign_ids: bool = False,
     progress: Progress | None = None,
+    only: Container[str] | None = None,
 ) -> Counts:
     """The counting half of `evaluate_folders`, with the same arguments and errors.
+
+    With `only`, images of other names ("category/name", without an ending) are looked for in neither folder.
 
     Every file is opened for its header first, so that most mistakes show at once; ids are checked while they are
     counted, which decodes each image once. Whatever shows when, the error lists the problems of all files.
@@ -120,7 +123,7 @@ def count_folders(
     if attention is None and thresholds is not None:
         raise LussError("thresholds apply to attention: give the folder of attention as well")
     counter = ImageCounter(num_classes, thresholds, allow_foreign_ids=allow_foreign_ids)
-    pairs, problems = find_pairs(predictions, masks)
+    pairs, problems = find_pairs(predictions, masks, only)
     healthy = []
     for pair in pairs:
         found = header_problems(pair, attention)

@@ -4,7 +4,7 @@ Predictions and masks are `<category>/<name>.png` below two folders, id = R + 25
 `<category>/<name>.npy`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -110,12 +110,13 @@ class Pair:
     mask: Path
 
 
-def find_pairs(predictions: Path, masks: Path) -> tuple[list[Pair], list[str]]:
+def find_pairs(predictions: Path, masks: Path, only: Container[str] | None = None) -> tuple[list[Pair], list[str]]:
     """Pairs predictions with masks by their path below the two folders.
 
     Args:
         predictions: Folder of predictions.
         masks: Folder of masks. Hidden files do not count in either.
+        only: Names ("category/name", without an ending) that count; None: all.
 
     Returns:
         Pairs in the order of their names, and a problem for each mask without a prediction and each prediction without
@@ -124,7 +125,9 @@ def find_pairs(predictions: Path, masks: Path) -> tuple[list[Pair], list[str]]:
     Raises:
         LussError: A folder is absent, or there is no mask.
     """
-    predicted, true = _png_names(predictions, "predictions"), _png_names(masks, "masks")
+    predicted, true = png_names(predictions, "predictions"), png_names(masks, "masks")
+    if only is not None:
+        predicted, true = ({name for name in names if name.removesuffix(".png") in only} for names in (predicted, true))
     if not true:
         raise LussError(f"{masks} holds no mask: expected <category>/<name>.png below it")
     problems = [
@@ -160,7 +163,12 @@ def _tell(problems: list[str], path: Path, read: Callable[[], tuple[int, ...] | 
         return None
 
 
-def _png_names(folder: Path, word: str) -> set[str]:
+def png_names(folder: Path, word: str) -> set[str]:
+    """The paths of all PNG files below a folder, with forward slashes, but for hidden ones.
+
+    Raises:
+        LussError: There is no such folder; `word` says what it should hold.
+    """
     if not folder.is_dir():
         raise LussError(f"the folder of {word} {folder} does not exist")
     paths: Iterable[Path] = (path.relative_to(folder) for path in folder.rglob("*.png"))

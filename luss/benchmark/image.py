@@ -142,31 +142,6 @@ class ImageCounter:
         return [f"the {word} holds ids outside 0..{highest}: {shown}"]
 
 
-def count_image(
-    prediction: Map,
-    mask: Map,
-    num_classes: int,
-    *,
-    attention: Attention | None = None,
-    thresholds: Sequence[float] | None = None,
-    allow_foreign_ids: bool = False,
-) -> Counts:
-    """Counts one image; for many, keep one `ImageCounter`.
-
-    Args:
-        prediction: (H, W) cluster ids.
-        mask: (H, W) category ids, 1000 where nothing counts.
-        num_classes: C.
-        attention: (H, W), with `thresholds`.
-        thresholds: Strictly ascending, with `attention`.
-        allow_foreign_ids: See `ImageCounter`.
-
-    Raises:
-        LussError: Sizes, ids, attention or thresholds are wrong.
-    """
-    return ImageCounter(num_classes, thresholds, allow_foreign_ids=allow_foreign_ids).count(prediction, mask, attention)
-
-
 def _size(values: Map) -> str:
     return f"{values.shape[1]} x {values.shape[0]}"
 

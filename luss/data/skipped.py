@@ -139,21 +139,23 @@ class SkippedFiles:
             temporary.write_bytes(_csv_lines([_HEADER, *found.items()]))
         self._reasons = found
 
-    def check(self, total: int, max_share: float) -> None:
+    def check(self, total: int, max_share: float, *, count: int | None = None) -> None:
         """Refuses a data set with too many unusable files.
 
         Args:
             total: Number of files looked at, the listed ones included.
             max_share: Largest share that may be listed, 0..1.
+            count: Listed files that are among these; None: all.
 
         Raises:
             LussError: More than `max_share` of `total` files are listed.
         """
-        if self.count <= max_share * total:
+        count = self.count if count is None else count
+        if count <= max_share * total:
             return
-        share = self.count / max(total, self.count)
+        share = count / max(total, count)
         raise LussError(
-            f"{self.count:,} of {total:,} image files ({share:.1%}) could not be used, more than "
+            f"{count:,} of {total:,} image files ({share:.1%}) could not be used, more than "
             f"data.max_skipped_share={max_share:g} allows. The files and reasons are in {self.path}: "
             "repair or remove them, or raise data.max_skipped_share"
         )

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
 import numpy as np
@@ -27,12 +26,14 @@ _SECTIONS = ("images", "annotations")
 class CocoWriter:
     """Writes a COCO file image by image; memory does not grow with the number of images.
 
-    The file appears under its name at `finish`, which the end of a `with` block calls unless an error ended it.
+    The file appears under its name at `join`. The parts stay: the end of the export removes them (`luss.export.job`).
 
     Example:
         ```python
-        with CocoWriter(Path("annotations.json"), {1: "dog", 2: "cluster 2"}) as writer:
-            writer.add("a.jpg", ids)  # (H, W) whole numbers, 0 = background
+        writer = CocoWriter(Path("annotations.json"), {1: "dog", 2: "cluster 2"})
+        writer.add("a.jpg", ids)  # (H, W) whole numbers, 0 = background
+        writer.join()
+        writer.close()
         ```
     """
 
@@ -64,17 +65,6 @@ class CocoWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._files = {section: self._open(section, resume) for section in _SECTIONS}
 
-    def __enter__(self) -> "CocoWriter":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.finish()
-        else:
-            self.close()
-
     def add(self, name: str, ids: NDArray[np.integer[Any]]) -> None:
         """Adds an image and one annotation for every id in its map.
 
@@ -105,20 +95,12 @@ class CocoWriter:
         lengths = {section: file.tell() for section, file in self._files.items()}
         return {**lengths, "num_images": self.num_images, "num_annotations": self.num_annotations}
 
-    def finish(self) -> Path:
-        """Joins the parts to the file and removes them.
+    def join(self) -> None:
+        """Joins the parts to the file and keeps them, so that a writer killed right afterwards can still be continued.
 
         Raises:
             LussError: The disk is full.
         """
-        self.join()
-        self.close()
-        for section in _SECTIONS:
-            self._part(section).unlink(missing_ok=True)
-        return self.path
-
-    def join(self) -> None:
-        """Joins the parts to the file and keeps them, so that a writer killed right afterwards can still be continued."""
         self.position()
         categories = [{"id": key, "name": name} for key, name in sorted(self.categories.items())]
         with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:

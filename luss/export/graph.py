@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import luss.compat  # noqa: F401  (before timm)
+from luss.models.io import decoding_entries
 from luss.models.segmenter import SegmentationNetwork, object_logits
 from luss.settings import PredictSettings
 
@@ -96,14 +97,14 @@ def graph_notes(graph: Graph, settings: PredictSettings, names: Mapping[int, str
             "name": INPUT,
             "shape": ["batch", 3, "height", "width"] if graph.dynamic else [batch, 3, height, width],
             "smallest_side": graph.smallest_side,
-            "values": "float32 RGB in 0..1, not normalised; the image resized so that its short side is `short_side`, antialiased",
+            "values": "float32 RGB in 0..1, not normalised; the image resized so that its short side is `short_side`, antialiased, "
+            "its long side at most `max_aspect` times that, to a multiple of `size_multiple`",
         },
         "outputs": {
             "logits": "float32 (batch, classes, height / stride, width / stride)",
-            "labels": "int64 (batch, height, width), 0 = background",
+            "labels": "int64 (batch, height, width), 0 = background; `total_foreground` and `image_weight` are applied already",
         },
-        "short_side": settings.short_side,
-        "max_aspect": settings.max_aspect,
+        **decoding_entries(settings),
         "names": {str(i): name for i, name in sorted(names.items())},
         **extra,
     }

@@ -229,7 +229,7 @@ class FileWriter:
         self, write_files: Callable[[int, Labels], None], *, check: Callable[[int], None] = lambda index: None
     ) -> None:
         """Args:
-        write_files: Writes the files of an image; called in several threads, so it must not read the label maps.
+        write_files: Writes the files of an image; called in several threads, so it must not read the label store, names included.
         check: Called before, in one thread; may raise MissingImage.
         """
         self._write_files, self._check = write_files, check

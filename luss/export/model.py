@@ -1,5 +1,6 @@
 """A trained segmenter as one folder that can be copied anywhere, with all that its use needs."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,10 +29,11 @@ def export_model(source: Path, out: Path, *, decoding: PredictSettings, names: M
         LussError: The source is missing, damaged or exchanged; `out` holds something else; the disk is full.
     """
     description = read_description(source)
-    claim_folder(out, CONFIG_NAME)
+    # The folder of a stage has the first two as well, but no decoding.
+    claim_folder(out, ("format", "num_clusters", "decoding"))
     with replacing(out / WEIGHTS_NAME) as temporary:
         shutil.copyfile(source / WEIGHTS_NAME, temporary)
-    # What earlier versions kept of the settings of predictions.
+    # The finetune stage notes the short side of its run's predictions; in an export `decoding` alone says how large images are looked at.
     description.pop("short_side", None)
     write_json(
         out / CONFIG_NAME,
@@ -48,11 +50,28 @@ def export_model(source: Path, out: Path, *, decoding: PredictSettings, names: M
     return out
 
 
-def claim_folder(out: Path, marker: str) -> None:
-    """Raises LussError unless `out` is new, empty, or an earlier export, which the file `marker` shows."""
-    if not out.exists() or (out / marker).is_file():
+def claim_folder(out: Path, entries: tuple[str, ...]) -> None:
+    """Checks that an export may write into a folder.
+
+    Args:
+        out: The folder.
+        entries: What the `config.json` of this format has, and that of no other program or format.
+
+    Raises:
+        LussError: `out` is neither new nor empty nor an earlier export of the same format.
+    """
+    if not out.exists() or _holds(out / CONFIG_NAME, entries):
         return
     if not out.is_dir():
         raise LussError(f"{out} is a file: give a folder as --out")
     if any(not entry.name.startswith(".") for entry in out.iterdir()):
-        raise LussError(f"{out} is not empty and holds no earlier export: give a new folder as --out")
+        raise LussError(f"{out} is not empty and holds no earlier export of this format: give a new folder as --out")
+
+
+def _holds(path: Path, entries: tuple[str, ...]) -> bool:
+    """Whether a file is a JSON object that has all the entries."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and all(entry in content for entry in entries)

@@ -39,7 +39,7 @@ def export_backbones(backbones: Mapping[str, Backbone], out: Path) -> list[Path]
     Raises:
         LussError: `out` holds something else; the disk is full.
     """
-    claim_folder(out, "config.json")
+    claim_folder(out, ("architecture", "files"))
     paths = [out / f"{name}.safetensors" for name in backbones]
     for path, backbone in zip(paths, backbones.values(), strict=True):
         # Some readers ask for the key.

@@ -72,6 +72,8 @@ def _place(source: Path, target: Path) -> None:
     if target.is_file() and target.stat().st_size == source.stat().st_size:
         return
     with replacing(target) as temporary:
+        # A killed process of the same number may have left a link to the stage's own file: it must not be written to.
+        temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)
         except OSError:

@@ -59,15 +59,17 @@ def yolo_export(folder: Path, images: LabelledImages) -> FileWriter:
         folder: Of the export.
         images: What is exported. Image files are linked, not copied.
     """
-    stems: dict[int, PurePosixPath] = {}
+    # Found before: the threads that write must not read the label store.
+    known: dict[int, tuple[PurePosixPath, Path]] = {}
 
     def check(index: int) -> None:
-        if not images.image(index).is_file():
+        source = images.image(index)
+        if not source.is_file():
             raise MissingImage("does not exist any more")
-        stems[index] = PurePosixPath(images.mask_name(index)).with_suffix("")
+        known[index] = PurePosixPath(images.mask_name(index)).with_suffix(""), source
 
     def write(index: int, ids: Labels) -> None:
-        stem, source = stems.pop(index), images.image(index)
+        stem, source = known.pop(index)
         _link(folder / "images" / images.split / f"{stem}{source.suffix}", source)
         write_text(folder / "labels" / images.split / f"{stem}.txt", label_text(ids))
 

@@ -36,6 +36,17 @@ def oriented_gradients(images: Tensor) -> Tensor:
     return result.scatter_(1, bins[:, None], torch.hypot(across, down)[:, None])
 
 
+def descriptor_widths(stages: Sequence[int], channels: Sequence[int]) -> list[int]:
+    """Numbers that each stage gives a cell.
+
+    Args:
+        stages: 0 = the gradients, 1, 2, ... = the backbone's.
+        channels: Of the backbone's feature maps, shallow to deep.
+    """
+    widths = [NUM_ORIENTATIONS, *channels]
+    return [widths[stage] for stage in stages]
+
+
 def layout_descriptor(maps: Sequence[Tensor], stages: Sequence[int], grid: int) -> Tensor:
     """Average features of every cell of a grid over an image, raw.
 
@@ -137,10 +148,10 @@ def reduce_descriptors(
         (N, dim) store.
 
     Raises:
-        LussError: Fewer images than components.
+        LussError: Fewer images, or numbers in a descriptor, than components.
     """
-    if len(store) < dim:
-        raise LussError(f"there are {len(store)} images for cluster.layout_dim={dim}: lower it")
+    if min(len(store), store.dim) < dim:
+        raise LussError(f"cluster.layout_dim is {dim} for {len(store)} descriptors of {store.dim} numbers: lower it")
     made_from = f"{store.fingerprint}-{list(channels)}-{list(weights)}-{grid}-{whitening}"
     writer = FeatureWriter(folder, len(store), dim, "float32", store.shard_size, made_from)
     # Process 0's answer: another could look when somebody has begun to write.

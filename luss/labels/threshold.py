@@ -47,9 +47,7 @@ def histogram(store: LabelStore) -> Counts:
     return counts
 
 
-def auto_threshold(
-    counts: npt.ArrayLike, method: Method = "otsu", *, foreground_range: tuple[float, float] = (0.0, 1.0)
-) -> AutoThreshold:
+def auto_threshold(counts: npt.ArrayLike, method: Method = "otsu") -> AutoThreshold:
     """Chooses a threshold from an attention histogram.
 
     Methods:
@@ -65,8 +63,6 @@ def auto_threshold(
     Args:
         counts: (256,) positions of each level, from `histogram`.
         method: See above.
-        foreground_range: Least and greatest share of positions that may be kept; when no split lies inside, the nearest
-            one is taken.
 
     Returns:
         The threshold and what is known about it.
@@ -83,10 +79,7 @@ def auto_threshold(
     valid = (shares > 0) & (np.cumsum(weights)[:-1] > 0)
     if not valid.any():
         return AutoThreshold(value=0.0, method=method, separation=0.0, foreground_share=1.0)
-    low, high = foreground_range
-    outside = np.where(valid, np.maximum(0, np.maximum(low - shares, shares - high)), np.inf)
-    scores = np.where(outside <= outside.min(), _SCORES[method](weights), -np.inf)
-    split = _middle_of_best(scores)
+    split = _middle_of_best(np.where(valid, _SCORES[method](weights), -np.inf))
     variance = _otsu(weights)[split]
     return AutoThreshold(
         value=(split + 0.5) / 255,

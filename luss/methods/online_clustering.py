@@ -124,7 +124,7 @@ class OnlineClustering(nn.Module):
 
     @torch.no_grad()
     def _draw_prototypes(self, embeddings: Tensor, progress: Progress) -> None:
-        """Overwrites the oldest prototypes by this step's embeddings of the global batch.
+        """Overwrites the oldest prototypes by the embeddings of the global batch; of accumulated micro-batches the last one's remain.
 
         An image whose own embedding is a prototype has a code that names it, which its other view must find: instance discrimination, which
         learns from the first step. From these prototypes learned ones continue.

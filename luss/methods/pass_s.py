@@ -99,6 +99,7 @@ class PassS(Method):
         """L_P2P of the first two global views: (V * B, L, H, W) last feature maps -> scalar in [-1, 1]."""
         own = self.settings.pass_s
         num_images = len(views.indices)
+        # Pairs without common pixels are left out of the mean only: their features still are in the statistics of the batch norms.
         rectangles, flips = views.rectangles[0], views.flips[0]
         projected = self.pixel_projector(features[: 2 * num_images]).float()
         first_grid, second_grid, overlaps = overlap_grids(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luss.errors import LussError
-from luss.features.layout import NUM_ORIENTATIONS, layout_descriptor, oriented_gradients
+from luss.features.layout import layout_descriptor, oriented_gradients
 from luss.models.backbone import Backbone
 from luss.models.io import load_backbone, load_tensors
 from luss.models.pixel_attention import PixelAttention, attention_pool, upsample
@@ -37,10 +37,6 @@ class AttendedBackbone(nn.Module):
         if mirror:
             return (self.layout(images, stages, grid) + self.layout(images.flip(-1), stages, grid)) / 2
         return layout_descriptor([oriented_gradients(images), *self.backbone(images)], stages, grid)
-
-    def layout_channels(self, stages: Sequence[int]) -> list[int]:
-        """Channels of each stage in a layout descriptor."""
-        return [NUM_ORIENTATIONS if stage == 0 else self.backbone.channels[stage - 1] for stage in stages]
 
     @torch.no_grad()
     def vectors(self, images: Tensor, *, published: bool = False) -> Tensor:

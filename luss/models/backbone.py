@@ -1,5 +1,6 @@
 """The network that turns images into feature maps: any timm model with intermediate features, by name."""
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ _NUM_STAGES = 4
 
 class Backbone(nn.Module):
     """A timm network without its classifier that returns the feature maps of its last four stages.
+
+    Layers behind the last map (EfficientNet's `conv_head`, ConvNeXt's `head.norm`) are kept for `export` and do not train.
 
     Attributes:
         name: timm name.
@@ -44,6 +47,9 @@ class Backbone(nn.Module):
                 f"timm's {name!r} has no intermediate feature maps: choose another backbone, such as 'resnet18'"
             )
         info = list(self.model.feature_info)[-_NUM_STAGES:]
+        # Parameters that no loss reaches would stop distributed training.
+        for parameter in _behind_maps(self.model, len(info)):
+            parameter.requires_grad_(False)
         self.channels: tuple[int, ...] = tuple(int(stage["num_chs"]) for stage in info)
         self.strides: tuple[int, ...] = tuple(int(stage["reduction"]) for stage in info)
         defaults = getattr(self.model, "default_cfg", {})
@@ -83,6 +89,25 @@ class Backbone(nn.Module):
             raise LussError(f"these weights do not fit the backbone {self.name!r}: {error}") from error
 
 
+def _behind_maps(model: Any, num_stages: int) -> list[nn.Parameter]:
+    """Parameters of layers behind the last feature map, which are those that timm drops from a network that gives only maps."""
+    maps_only = copy.deepcopy(model)
+    maps_only.prune_intermediate_layers(num_stages, prune_norm=True, prune_head=True)
+    used = {name for name, _ in maps_only.named_parameters()}
+    return [parameter for name, parameter in model.named_parameters() if name not in used]
+
+
+def start_residuals_at_one(backbone: Backbone) -> None:
+    """Undoes timm's initialisation of the last norm of residual branches by 0: the papers' networks (PASS, SwAV) start them at 1.
+
+    With LARS the two differ much: a tensor of zeros has no norm, so its first steps are not scaled.
+    """
+    for module in backbone.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.ndim == 1 and not weight.any():
+            nn.init.ones_(weight)
+
+
 def create_timm(name: str, *, output_stride: int = 32, pretrained: bool = False) -> Any:
     """A timm model without classifier, its errors turned into words.
 
@@ -98,7 +123,9 @@ def create_timm(name: str, *, output_stride: int = 32, pretrained: bool = False)
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except (TypeError, AssertionError, NotImplementedError) as error:
-        raise LussError(f"{name} cannot be built with output_stride {output_stride} ({error}): use 32") from error
+        raise LussError(
+            f"{name} cannot be built with output_stride {output_stride} ({str(error) or type(error).__name__}): use 32"
+        ) from error
     except Exception as error:
         if pretrained:
             raise LussError(f"the weights of {name} could not be fetched ({error}): give a file instead") from error

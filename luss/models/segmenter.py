@@ -48,8 +48,9 @@ def object_logits(logits: Tensor, *, total_foreground: bool, image_weight: float
     background, clusters = logits[:, :1], logits[:, 1:]
     total = torch.logsumexp(clusters, dim=1, keepdim=True)
     if image_weight:
-        share = torch.sigmoid(total - background)
-        whole = (clusters * share).sum(dim=(2, 3), keepdim=True) / share.sum(dim=(2, 3), keepdim=True)
+        # Shares of the foreground, adding up to 1; by their logarithms, for far below 1 % each is still another.
+        share = F.logsigmoid(total - background).flatten(2).softmax(dim=2).view_as(total)
+        whole = (clusters * share).sum(dim=(2, 3), keepdim=True)
         clusters = (1 - image_weight) * clusters + image_weight * whole
     best = total if total_foreground else logits[:, 1:].amax(dim=1, keepdim=True)
     return torch.cat([background, best - (clusters.amax(dim=1, keepdim=True) - clusters)], dim=1)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from luss.data.categories import numbered_categories
 from luss.errors import LussError
 from luss.features.store import FeatureStore
 
@@ -145,17 +146,14 @@ def common_folders(
         num_clusters: C.
         num: Most names a cluster.
     """
-    ids: dict[str, int] = {}
-    numbered = np.fromiter(
-        (-1 if name is None else ids.setdefault(name, len(ids)) for name in categories), np.int64, len(assignments)
-    )
-    if not ids:
+    numbered, names = numbered_categories(categories, len(assignments))
+    if not names:
         return [[] for _ in range(num_clusters)]
     known = numbered >= 0
     pairs = np.bincount(
-        np.asarray(assignments, np.int64)[known] * len(ids) + numbered[known], minlength=num_clusters * len(ids)
-    ).reshape(num_clusters, len(ids))
-    names, sizes = list(ids), np.bincount(assignments, minlength=num_clusters)
+        np.asarray(assignments, np.int64)[known] * len(names) + numbered[known], minlength=num_clusters * len(names)
+    ).reshape(num_clusters, len(names))
+    sizes = np.bincount(assignments, minlength=num_clusters)
     best = np.argsort(-pairs, axis=1, kind="stable")[:, :num]
     return [[(names[k], float(pairs[c, k] / sizes[c])) for k in row if pairs[c, k]] for c, row in enumerate(best)]
 

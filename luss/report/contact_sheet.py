@@ -1,6 +1,6 @@
 """Contact sheets: many small pictures in labelled rows of one image, for a first look at what a run has found."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import numpy as np
@@ -54,20 +54,16 @@ def cluster_sheet(
     max_clusters: int = 40,
     tile: int = 96,
     alpha: float = 0.5,
-    titles: Sequence[str] | None = None,
-    seed: int = 0,
 ) -> Image.Image:
     """A row of sample images with their masks for every discovered cluster, the largest cluster first.
 
     Args:
         clusters: (N,) cluster id of every image, 0 for none: assignments, or `LabelStore.dominant_clusters()`.
         load: Given an image's number, returns the image and its (H, W) label map; called for the shown images only.
-        num_samples: Images a row, drawn at random without repetition.
+        num_samples: Images a row, drawn at random without repetition, the same in every call.
         max_clusters: Most rows.
         tile: Side of a tile in pixels.
         alpha: Share of the mask's colour, 0..1.
-        titles: Name of every cluster id (0 included), shown beside its number.
-        seed: Of the random draw; the same seed shows the same images.
 
     Returns:
         An RGB image.
@@ -77,23 +73,22 @@ def cluster_sheet(
     sizes[0] = 0
     largest = [int(cluster) for cluster in np.argsort(-sizes, kind="stable")[:max_clusters] if sizes[cluster]]
     rows = (
-        (_title(cluster, int(sizes[cluster]), titles), _samples(ids, cluster, load, num_samples, tile, alpha, seed))
+        (_title(cluster, int(sizes[cluster])), _samples(ids, cluster, load, num_samples, tile, alpha))
         for cluster in largest
     )
     return contact_sheet(rows, tile=tile, columns=num_samples)
 
 
-def _title(cluster: int, size: int, titles: Sequence[str] | None) -> str:
-    name = f" {titles[cluster]}" if titles is not None else ""
-    return f"cluster {cluster}{name}: {size} image{'s' if size != 1 else ''}"
+def _title(cluster: int, size: int) -> str:
+    return f"cluster {cluster}: {size} image{'s' if size != 1 else ''}"
 
 
 def _samples(
-    ids: npt.NDArray[np.integer], cluster: int, load: Loader, num: int, tile: int, alpha: float, seed: int
+    ids: npt.NDArray[np.integer], cluster: int, load: Loader, num: int, tile: int, alpha: float
 ) -> Iterator[Image.Image]:
     members = np.flatnonzero(ids == cluster)
-    # Seeded by the cluster too, so that a row does not depend on the rows above it.
-    generator = np.random.default_rng((seed, cluster))
+    # Seeded by the cluster, so that a row does not depend on the rows above it.
+    generator = np.random.default_rng((0, cluster))
     for index in np.sort(generator.choice(members, min(num, len(members)), replace=False)):
         image, label_map = load(int(index))
         small = _shrunk(image, tile)

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luss.data.categories import categories_of
 from luss.data.manifest import Manifest
 from luss.data.skipped import escape_path
 from luss.errors import LussError
@@ -90,7 +91,7 @@ def gallery_json(gallery: Gallery, source: ReportSource, shown: set[int]) -> dic
     table = gallery.table
     similar = table.similar(NUM_SIMILAR)
     folders = (
-        common_folders(gallery.assignments, _categories(gallery.manifest), len(table.sizes))
+        common_folders(gallery.assignments, categories_of(gallery.manifest.names()), len(table.sizes))
         if source.folders_are_categories
         else [[] for _ in table.sizes]
     )
@@ -170,9 +171,3 @@ def _taken_over(path: Path, before: Path | None) -> bool:
     except OSError:  # a file system without hard links
         shutil.copyfile(old, path)
     return True
-
-
-def _categories(manifest: Manifest) -> Iterator[str | None]:
-    for name in manifest.names():
-        first, slash, _ = name.partition("/")
-        yield first if slash else None

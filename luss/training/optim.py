@@ -50,7 +50,7 @@ def scaled_lr(settings: TrainSettings) -> float:
 
 
 def lr_at(step: int, *, num_steps: int, warmup_steps: int, peak: float, final: float) -> float:
-    """Learning rate of a step: linear warm-up from 0, then half a cosine from `peak` to `final`.
+    """Learning rate of a step: linear warm-up (the first step has one part of it, not 0), then half a cosine from `peak` to `final`.
 
     Args:
         step: 0 to num_steps - 1.

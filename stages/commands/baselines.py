@@ -32,7 +32,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     run_argument(parser)
-    parser.add_argument("--weights", metavar="timm|FILE", help="weights of the backbone for the baseline `weights`")
+    parser.add_argument(
+        "--weights",
+        metavar="timm|timm:NAME|FILE",
+        help="weights of the backbone for the baseline `weights`, as pretrain.backbone.weights takes them",
+    )
     parser.add_argument("--only", metavar="NAME", help="measure this baseline alone")
 
 
@@ -46,7 +50,7 @@ def main(options: argparse.Namespace) -> None:
     if options.only is not None and options.only not in NAMES:
         raise LussError(f"there is no baseline {options.only!r}: the baselines are {', '.join(NAMES)}")
     if options.only == WEIGHTS and weights is None:
-        raise LussError("the baseline weights needs --weights timm or --weights FILE")
+        raise LussError("the baseline weights needs --weights timm, timm:NAME or FILE")
     console = Console()
     run = settings_of_run(options.run)
     evaluated_splits(run)
@@ -56,7 +60,7 @@ def main(options: argparse.Namespace) -> None:
         if name not in chosen:
             continue
         if own is None:
-            console.print(f"{name}: left out, it needs --weights timm or --weights FILE", highlight=False)
+            console.print(f"{name}: left out, it needs --weights timm, timm:NAME or FILE", highlight=False)
             continue
         console.rule(f"the same stages over a backbone with {own} weights")
         other = sub_run(run, name, own)
@@ -66,10 +70,10 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _checked_weights(weights: str | None) -> str | None:
-    if weights is None or weights == "timm":
+    if weights is None or weights == "timm" or weights.startswith("timm:"):
         return weights
     if not Path(weights).is_file():
-        raise LussError(f"--weights {weights} is no file, and not the word timm")
+        raise LussError(f"--weights {weights} is no file, and neither timm nor timm:NAME")
     return str(Path(weights).resolve())
 
 

@@ -24,8 +24,9 @@ def main(options: argparse.Namespace) -> None:
         options.config, [*options.words, f"name={run.name}-floor", f"output={run.output}-floor", "pretrain.epochs=0"]
     )
     from stages.commands.report import write_report
+    from stages.preflight import preflight
     from stages.runner import run_stages, select
-    from stages.summary import preflight, print_results
+    from stages.summary import print_results
 
     console = Console()
     started = time.monotonic()

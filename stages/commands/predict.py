@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 HELP = "segment any folder of images with a trained model"
 
+# Those of `luss.export.predictions`, whose import takes seconds: `--help` answers at once.
 _FORMATS = ("png", "palette", "npz", "coco")
 # Images whose shapes are looked at together to make batches: memory does not grow with the folder.
 _BLOCK = 4096

@@ -32,8 +32,9 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         sys.stdout.write(to_yaml(run))
         return
+    from stages.preflight import preflight
     from stages.runner import run_stages, select
-    from stages.summary import preflight, print_results, status_table
+    from stages.summary import print_results, status_table
 
     console = Console()
     chosen = select(run, until=options.until, only=options.only, force=options.force)

@@ -50,7 +50,7 @@ def main(options: argparse.Namespace) -> None:
     """Checks, submits and prints a table."""
     run = load_config(options.config, options.words)
     from stages.launch import Order, Row, preview, submit
-    from stages.summary import preflight
+    from stages.preflight import preflight
 
     console = Console()
     preflight(run, console)

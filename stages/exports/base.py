@@ -1,6 +1,5 @@
 """What every format of `luss export` is given."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,3 @@ class ExportRequest:
     out: Path
     split: str
     console: Console
-
-
-Export = Callable[[ExportRequest], str]

@@ -8,7 +8,7 @@ from naive_evaluation import IGNORE, best_total, cooccurrence, cut, naive_metric
 
 from luss.benchmark.counts import Counts
 from luss.benchmark.evaluator import count_maps, evaluate_maps
-from luss.benchmark.image import count_image
+from luss.benchmark.image import ImageCounter
 from luss.benchmark.matching import identity
 from luss.benchmark.metrics import evaluate
 from luss.errors import LussError
@@ -213,7 +213,7 @@ def test_a_size_group_ends_at_its_percentage_inclusive(pixels, group):
 def test_pixels_under_an_ignored_mask_do_not_enter_the_matching():
     prediction = np.array([[1, 2]], np.uint16)
     mask = np.array([[1, IGNORE]], np.uint16)
-    counts = count_image(prediction, mask, 2)
+    counts = ImageCounter(2).count(prediction, mask)
     assert len(counts.cooccurrence) == 1
 
 
@@ -222,26 +222,12 @@ def test_the_order_and_the_grouping_of_images_change_nothing():
     whole = count_maps(items, num_classes=3, thresholds=THRESHOLDS)
     parts = [count_maps(items[start::5], num_classes=3, thresholds=THRESHOLDS) for start in range(5)]
     assert Counts.merge(parts[::-1]) == whole
-    assert evaluate(parts[0] + Counts.merge(parts[1:])) == evaluate(whole)
-
-
-def test_saved_counts_load_as_they_were(tmp_path):
-    tied = [(np.array([[1, 2]]), np.array([[1, 1]]), np.array([[0.5, 0.5]]))]
-    counts = count_maps(tied + with_attention(make_items(2, 3, 20, [1, 2, 3]), 2), num_classes=3, thresholds=THRESHOLDS)
-    assert counts.ties
-    counts.save(tmp_path / "counts.npz")
-    assert Counts.load(tmp_path / "counts.npz") == counts
-
-
-def test_a_file_that_holds_no_counts_is_named(tmp_path):
-    (tmp_path / "counts.npz").write_bytes(b"something else")
-    with pytest.raises(LussError, match=r"counts\.npz holds no evaluation counts"):
-        Counts.load(tmp_path / "counts.npz")
+    assert evaluate(Counts.merge([parts[0], Counts.merge(parts[1:])])) == evaluate(whole)
 
 
 def test_counts_of_different_category_numbers_do_not_merge():
     with pytest.raises(LussError, match="cannot be merged"):
-        Counts.empty(3) + Counts.empty(4)
+        Counts.merge([Counts.empty(3), Counts.empty(4)])
 
 
 def test_the_result_is_json_with_threshold_and_curve_only_when_searched():

@@ -17,10 +17,11 @@ from luss.export.graph import Graph, graph_notes, quiet_tracing, trace
 from luss.export.onnx import export_onnx
 from luss.export.torch_export import export_torch
 from luss.models.backbone import Backbone
+from luss.models.io import DECODING, decoding_entries
 from luss.models.segmenter import SegmentationNetwork, label_map, object_logits
 from luss.settings import PredictSettings
 
-SETTINGS = PredictSettings(short_side=32, total_foreground=True, image_weight=0.5)
+SETTINGS = PredictSettings(short_side=32, size_multiple=8, max_pixels=1234, total_foreground=True, image_weight=0.5)
 SHAPES = [(2, 3, 64, 96), (1, 3, 32, 32), (3, 3, 50, 33)]
 
 
@@ -121,7 +122,9 @@ def test_the_notes_say_what_a_program_has_to_know(graph: Graph) -> None:
     assert notes["input"]["shape"] == ["batch", 3, "height", "width"]
     # One pixel more than the stride.
     assert notes["input"]["smallest_side"] == 17
-    assert notes["short_side"] == 32
+    # All that turns an image into labels, as in the `decoding` of a model's config.json.
+    assert {name: notes[name] for name in DECODING} == decoding_entries(SETTINGS)
+    assert (notes["short_side"], notes["size_multiple"], notes["max_pixels"]) == (32, 8, 1234)
     assert notes["names"] == {"0": "background", "1": "dog"}
     assert notes["more"] == 7
 

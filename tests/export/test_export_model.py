@@ -73,6 +73,33 @@ def test_an_earlier_export_is_replaced_and_other_folders_are_not(source: Path, t
         export_model(source, tmp_path / "mine" / "thesis.tex", decoding=SETTINGS, names={})
 
 
+@pytest.mark.parametrize("theirs", ['{"architectures": ["Segformer"], "format": 1}', '["list"]', "no JSON"])
+def test_a_model_of_another_program_is_not_overwritten(source: Path, tmp_path: Path, theirs: str) -> None:
+    out = tmp_path / "some-hf-model"
+    out.mkdir()
+    (out / "config.json").write_text(theirs)
+    (out / "model.safetensors").write_bytes(b"years of work")
+    with pytest.raises(LussError, match="holds no earlier export of this format"):
+        export_model(source, out, decoding=SETTINGS, names={})
+    with pytest.raises(LussError, match="holds no earlier export of this format"):
+        export_backbones({"pretrained": Backbone("test_resnet")}, out)
+    assert (out / "model.safetensors").read_bytes() == b"years of work"
+    assert [(path.name) for path in sorted(out.iterdir())] == ["config.json", "model.safetensors"]
+
+
+def test_one_format_does_not_write_over_the_other_nor_over_a_stage(source: Path, tmp_path: Path) -> None:
+    model = export_model(source, tmp_path / "model", decoding=SETTINGS, names={})
+    backbones = {"pretrained": Backbone("test_resnet")}
+    (weights,) = export_backbones(backbones, tmp_path / "timm")
+    with pytest.raises(LussError, match="no earlier export of this format"):
+        export_backbones(backbones, model)
+    for folder in (weights.parent, source):
+        with pytest.raises(LussError, match="no earlier export of this format"):
+            export_model(source, folder, decoding=SETTINGS, names={})
+    Segmenter.load(model)
+    assert export_backbones(backbones, tmp_path / "timm") == [weights]
+
+
 def test_a_tampered_model_is_not_exported(source: Path, tmp_path: Path) -> None:
     path = source / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4] + b"\0\1\2\3")

@@ -3,7 +3,9 @@
 import gc
 import hashlib
 import json
+import os
 import sys
+import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -27,9 +29,10 @@ from luss.export.job import ExportFolder, Tally, Writer, export_images
 from luss.export.labelled import StoredLabels
 from luss.export.masks import mask_export, write_palette_mask
 from luss.export.standalone_dataset import PseudoLabelDataset
-from luss.export.torch_snippet import TorchFolder
+from luss.export.torch_snippet import TorchFolder, write_torch_folder
 from luss.export.webdataset import ShardWriter
 from luss.export.yolo import label_text, polygons, write_data_yaml, yolo_export
+from luss.files import TEMPORARY_SUFFIX
 from luss.labels.layers import Edits
 from luss.labels.palette import palette
 from luss.labels.store import LabelStore
@@ -123,6 +126,23 @@ def test_a_stop_between_the_last_file_and_the_record_does_no_harm(
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
+class OfOneThread(StoredLabels):
+    """Labels whose store, as every store, serves one thread."""
+
+    def name(self, index: int) -> str:
+        assert threading.current_thread() is threading.main_thread()
+        return super().name(index)
+
+    def label_map(self, index: int) -> Labels | None:
+        assert threading.current_thread() is threading.main_thread()
+        return super().label_map(index)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_label_store_is_read_by_one_thread(name: str, images: StoredLabels, tmp_path: Path) -> None:
+    export(name, OfOneThread(images.store, images.image_root), tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", ["yolo", "webdataset"])
 def test_a_missing_image_is_listed_and_left_out(name: str, images: StoredLabels, tmp_path: Path) -> None:
     images.image(4).unlink()
@@ -200,12 +220,10 @@ def test_pycocotools_reads_the_label_maps_back(
 
 
 def test_a_coco_writer_refuses_ids_without_a_category_and_continues_only_what_is_there(tmp_path: Path) -> None:
-    with (
-        pytest.raises(LussError, match=r"a\.jpg: id 2 has no category"),
-        CocoWriter(tmp_path / "a.json", {1: "x"}) as writer,
-    ):
+    writer = CocoWriter(tmp_path / "a.json", {1: "x"})
+    with pytest.raises(LussError, match=r"a\.jpg: id 2 has no category"):
         writer.add("a.jpg", np.array([[0, 2]]))
-    assert not (tmp_path / "a.json").exists()
+    writer.close()
     with pytest.raises(LussError, match="is gone or was cut"):
         CocoWriter(
             tmp_path / "b.json", {}, resume={"images": 5, "annotations": 0, "num_images": 1, "num_annotations": 0}
@@ -301,6 +319,20 @@ def test_the_dataset_file_gives_what_the_store_gives(
     assert data.names[1] == edited.categories[1]
 
 
+def test_what_a_killed_process_left_never_lets_an_export_write_into_the_stored_labels(
+    images: StoredLabels, tmp_path: Path
+) -> None:
+    sources = [*images.store.path.parent.glob("shard-*.h5"), images.store.path]
+    before = {source: source.read_bytes() for source in sources}
+    (tmp_path / "out" / "labels").mkdir(parents=True)
+    for source in sources:
+        # As after a kill between the link and its renaming, when a later process gets the same number.
+        os.link(source, tmp_path / "out" / "labels" / f".{source.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    write_torch_folder(tmp_path / "out", images)
+    assert {source: source.read_bytes() for source in sources} == before
+    assert all((tmp_path / "out" / "labels" / source.name).read_bytes() == before[source] for source in sources)
+
+
 def test_the_dataset_file_imports_nothing_of_luss() -> None:
     source = Path(sys.modules[PseudoLabelDataset.__module__].__file__ or "").read_text(encoding="utf-8")
     assert "import luss" not in source
@@ -352,9 +384,11 @@ def peak_of_coco(path: Path, num: int) -> int:
     ids = np.ones((8, 8), np.uint16)
     tracemalloc.start()
     try:
-        with CocoWriter(path, {1: "dog"}) as writer:
-            for index in range(num):
-                writer.add(f"{index:07d}.jpg", ids)
+        writer = CocoWriter(path, {1: "dog"})
+        for index in range(num):
+            writer.add(f"{index:07d}.jpg", ids)
+        writer.join()
+        writer.close()
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

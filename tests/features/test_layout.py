@@ -115,7 +115,7 @@ def test_a_stop_leaves_nothing_that_counts_and_the_next_run_finishes(rows: NDArr
 
 
 def test_more_components_than_images_are_refused_by_name(rows: NDArray[np.float32], tmp_path: Path) -> None:
-    with pytest.raises(LussError, match="layout_dim=20"):
+    with pytest.raises(LussError, match="layout_dim is 20 for 10 descriptors"):
         reduce_descriptors(
             stored(rows[:10], tmp_path / "raw"),
             tmp_path / "r",

@@ -103,18 +103,6 @@ def test_two_values_are_always_told_apart(method: Method, pair: tuple[int, int])
     assert found.separation == pytest.approx(1)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_foreground_share_stays_in_its_range(method: Method) -> None:
-    counts = two_bells(0.5)
-    assert 0.1 <= auto_threshold(counts, method, foreground_range=(0.1, 0.3)).foreground_share <= 0.3
-    assert 0.7 <= auto_threshold(counts, method, foreground_range=(0.7, 0.9)).foreground_share <= 0.9
-
-
-def test_the_nearest_split_is_taken_when_none_lies_in_the_range() -> None:
-    found = auto_threshold(spikes(_10=50, _20=30, _30=20), foreground_range=(0.25, 0.3))
-    assert found.foreground_share == pytest.approx(0.2)
-
-
 @pytest.mark.parametrize(
     ("counts", "method", "message"),
     [

@@ -37,6 +37,14 @@ def test_the_whole_image_decides_the_cluster_of_every_foreground_position() -> N
     assert together[0].tolist() == [[1, 1], [1, 0]]
 
 
+def test_an_image_whose_background_leads_by_far_everywhere_stays_background() -> None:
+    logits = torch.zeros(1, 4, 3, 3)
+    logits[:, 0] = 200.0
+    found = object_logits(logits, total_foreground=True, image_weight=1.0)
+    assert found.isfinite().all()
+    assert found.argmax(dim=1).unique().tolist() == [0]
+
+
 @pytest.fixture(scope="module")
 def network() -> AttendedBackbone:
     torch.manual_seed(0)

@@ -100,15 +100,15 @@ def test_only_the_largest_clusters_are_shown_and_the_background_never() -> None:
     assert set(clusters[loaded]) == {2, 3}
 
 
-def test_the_same_seed_shows_the_same_images() -> None:
+def test_a_cluster_always_shows_the_same_images_but_not_just_the_first() -> None:
     clusters = np.ones(100, np.int64)
     shown: list[list[int]] = []
-    for seed in (0, 0, 1):
+    for _ in range(2):
         shown.append([])
 
         def watched(index: int, row: list[int] = shown[-1]) -> tuple[Image.Image, npt.NDArray[np.uint16]]:
             row.append(index)
             return load(index)
 
-        cluster_sheet(clusters, watched, num_samples=5, tile=8, seed=seed)
-    assert shown[0] == shown[1] != shown[2]
+        cluster_sheet(clusters, watched, num_samples=5, tile=8)
+    assert shown[0] == shown[1] != list(range(5))

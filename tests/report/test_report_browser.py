@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from report_run import SIZE, THRESHOLD, make_run, stage_row, without
 
+from luss.errors import LussError
 from luss.files import write_json
 from luss.labels.layers import Layer, edit, read_edits
 from luss.labels.store import LabelStore
@@ -242,6 +243,38 @@ def test_a_names_file_can_be_loaded_and_a_wrong_one_changes_nothing(visit: Visit
     visit.page.wait_for_function("() => document.getElementById('load').value === ''")
     assert "there is no cluster 99" in told[0]
     assert json.loads(visit.names_json(tmp_path).read_text())["names"] == {"7": "emu"}
+
+
+def test_a_names_file_may_be_the_names_alone(visit: Visit, tmp_path: Path) -> None:
+    (tmp_path / "plain.json").write_text('{"7": "emu", "8": "fox"}')
+    visit.page.locator("#load").set_input_files(tmp_path / "plain.json")
+    visit.page.get_by_text("2 named, 0 merged, 0 dropped").wait_for()
+    assert json.loads(visit.names_json(tmp_path).read_text())["names"] == {"7": "emu", "8": "fox"}
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ('["dog"]', "not an object"),
+        ("null", "not an object"),
+        ('{"7": "emu", "drop": [3]}', "unknown part 7"),
+        ('{"names": ["dog"]}', "names is an object"),
+        ('{"merge": [1, 2]}', "merge a list of lists"),
+    ],
+)
+def test_what_luss_labels_would_refuse_leaves_the_marks_alone(
+    visit: Visit, tmp_path: Path, content: str, fault: str
+) -> None:
+    (tmp_path / "wrong.json").write_text(content)
+    with pytest.raises(LussError):
+        read_edits(tmp_path / "wrong.json")
+    visit.card(3).locator(".name").fill("dog")
+    told: list[str] = []
+    visit.page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.accept()))
+    visit.page.locator("#load").set_input_files(tmp_path / "wrong.json")
+    visit.page.wait_for_function("() => document.getElementById('load').value === ''")
+    assert json.loads(visit.names_json(tmp_path).read_text())["names"] == {"3": "dog"}
+    assert fault in told[0]
 
 
 def test_every_image_has_alternative_text(visit: Visit) -> None:

@@ -1,5 +1,6 @@
 """`luss baselines`: what is measured, what is kept, and what is refused."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,9 @@ from running import Fault, Launcher, Outcome
 
 from luss.benchmark.evaluator import evaluate_maps
 from luss.data.imagenet_s import read_mask
+from luss.settings import RunSettings
 from stages.baselines import NAMES, baseline_rows
+from stages.commands import baselines
 from stages.summary import settings_of_run
 
 SIMPLE = ["background", "centred_box", "whole_image", "oracle_box"]
@@ -132,6 +135,23 @@ def test_given_weights_start_a_run_of_their_own_which_continues_after_a_kill(lus
     assert list(entries(run)) == ["weights"]
     own, given = (safetensors.numpy.load_file(path) for path in (inner / "pretrain" / weights.name, weights))
     assert all(np.array_equal(own[name], given[name]) for name in given)
+
+
+class Started(Exception):
+    """Stands for the run of the baseline."""
+
+
+@pytest.mark.parametrize("weights", ["timm", "timm:resnet50.a1_in1k"])
+def test_published_weights_are_given_by_the_words_that_the_settings_take(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, weights: str
+) -> None:
+    def start(run: RunSettings, name: str, own: str) -> RunSettings:
+        raise Started(name, own)
+
+    monkeypatch.setattr("stages.baselines.sub_run", start)
+    with pytest.raises(Started) as started:
+        baselines.main(argparse.Namespace(run=finished, only="weights", weights=weights))
+    assert started.value.args == ("weights", weights)
 
 
 def test_the_matching_of_the_first_split_is_applied_to_the_others(luss: Launcher, run: Path) -> None:

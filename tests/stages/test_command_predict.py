@@ -1,5 +1,6 @@
 """`luss predict` over folders and lists: every format, resume after a kill, and what it says about bad input."""
 
+import argparse
 import csv
 import json
 import shutil
@@ -13,8 +14,10 @@ from PIL import Image
 from running import Fault, Launcher
 
 from luss.data.imagenet_s import read_mask
+from luss.export.predictions import FORMATS
 from luss.labels.palette import palette
 from luss.segmenter import Segmenter
+from stages.commands import predict
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +352,13 @@ def test_wrong_arguments_are_told(
     assert named in outcome.output
     assert not (photos / "masks").exists()
     assert (tmp_path / "full" / "thesis.tex").read_text() == "dear"
+
+
+def test_the_formats_of_the_command_are_those_that_can_be_written() -> None:
+    parser = argparse.ArgumentParser()
+    predict.arguments(parser)
+    (choices,) = (action.choices for action in parser._actions if action.dest == "format")
+    assert choices == FORMATS
 
 
 def test_too_many_clusters_for_a_palette_are_told_before_anything_is_written(

@@ -39,9 +39,25 @@ const marks = (() => {
     listeners.forEach((listener) => listener());
   }
 
+  // The parts of a names.json: without any of them the object is the names, {"3": "dog"}, as `luss labels` reads it.
+  const parts = ["names", "merge", "drop", "threshold"];
+  const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
+  function partsOf(value) {
+    if (!isObject(value)) throw new Error('it is not an object such as {"3": "dog"}');
+    if (!parts.some((part) => part in value)) return {names: value, merge: [], drop: []};
+    const unknown = Object.keys(value).find((key) => !parts.includes(key));
+    if (unknown !== undefined) throw new Error(`it has an unknown part ${unknown}: it may have ${parts.join(", ")}`);
+    const names = value.names ?? {}, merge = value.merge ?? [], drop = value.drop ?? [];
+    if (!isObject(names) || !Array.isArray(merge) || !Array.isArray(drop) || !merge.every(Array.isArray)) {
+      throw new Error("names is an object, merge a list of lists and drop a list of cluster ids");
+    }
+    return {names, merge, drop};
+  }
+
   // What can be used of a names.json; throws on anything else.
   function checked(value) {
-    const {names = {}, merge = [], drop = []} = value;
+    const {names, merge, drop} = partsOf(value);
     const ids = [...Object.keys(names).map(Number), ...merge.flat(), ...drop];
     const unknown = ids.filter((id) => !known.has(id));
     if (unknown.length) throw new Error(`there is no cluster ${unknown[0]} in this run`);
