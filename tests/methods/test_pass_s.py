@@ -1,7 +1,8 @@
 """PASS_s and SwAV on a network of a few thousand weights."""
 
+import math
+
 import pytest
-import timm
 import torch
 from tiny_pass import at_step, tiny_backbone, tiny_settings, tiny_views
 from torch import nn
@@ -11,7 +12,7 @@ from luss.methods import build_method
 from luss.methods.base import Method
 from luss.methods.pass_s import PassS
 from luss.methods.swav import SwAV
-from luss.models.backbone import Backbone
+from luss.models.backbone import Backbone, create_timm
 from luss.settings import PretrainSettings
 
 
@@ -45,6 +46,25 @@ def test_any_set_of_shallow_stages_trains(stages: list[int]) -> None:
     assert float(output.loss.detach()) == pytest.approx(
         total / (len(stages) + 1) + float(output.scalars["p2p"]), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_nfnet"])
+def test_any_timm_cnn_trains(name: str) -> None:
+    torch.manual_seed(0)
+    method = PassS(
+        Backbone(name), tiny_settings(local_views=1, pass_s={"shallow_stages": [1, 2, 3], "shallow_weights": [1.0] * 3})
+    )
+    output = method(tiny_views(local_views=1), at_step())
+    output.loss.backward()
+    assert math.isfinite(float(output.loss.detach()))
+    trained = {name: parameter for name, parameter in method.named_parameters() if parameter.requires_grad}
+    # A trained parameter that no loss reaches would stop distributed training.
+    assert [name for name, parameter in trained.items() if parameter.grad is None] == []
+    gradients = {name: parameter.grad for name, parameter in trained.items() if parameter.grad is not None}
+    assert [name for name, gradient in gradients.items() if not bool(gradient.isfinite().all())] == []
+    # The layer next to the image gets its gradient through all of the network.
+    first = next(name for name in gradients if name.startswith("backbone."))
+    assert float(gradients[first].abs().sum()) > 0
 
 
 def test_the_order_of_stages_does_not_swap_their_weights() -> None:
@@ -214,13 +234,13 @@ def test_exported_weights_load_strictly_into_timm(name: str) -> None:
     settings.method = name
     method = build_method(tiny_backbone(), settings)
     train(method, 1)
-    plain = timm.create_model("test_resnet", num_classes=0)
+    plain = create_timm("test_resnet")
     plain.load_state_dict(method.export(), strict=True)
     images = tiny_views().groups[0][0]
     method.eval()
     plain.eval()
     with torch.no_grad():
-        features = plain.forward_features(images)  # type: ignore[operator]
+        features = plain.forward_features(images)
         torch.testing.assert_close(features, method.backbone(images)[-1])
 
 

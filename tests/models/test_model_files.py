@@ -25,24 +25,43 @@ from luss.models.segmenter import SegmentationNetwork
 from luss.settings import PredictSettings
 
 
-def backbone(seed: int = 0, output_stride: int = 32) -> Backbone:
+def backbone(seed: int = 0, output_stride: int = 32, *, name: str = "test_resnet") -> Backbone:
     torch.manual_seed(seed)
-    return Backbone("test_resnet", output_stride=output_stride)
+    return Backbone(name, output_stride=output_stride)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_feature_maps_have_the_channels_and_strides_that_are_told() -> None:
-    network = backbone()
+# Families whose modules have other names, other norms and other stems than a ResNet's.
+@pytest.mark.parametrize(
+    ("name", "num_channels"),
+    [("test_resnet", 96), ("test_efficientnet", 64), ("test_convnext", 64), ("test_nfnet", 192)],
+)
+def test_feature_maps_have_the_channels_and_strides_that_are_told(name: str, num_channels: int) -> None:
+    network = backbone(name=name)
     maps = network(torch.randn(2, 3, 64, 96))
     assert [tuple(m.shape) for m in maps] == [
         (2, channels, 64 // stride, 96 // stride)
         for channels, stride in zip(network.channels, network.strides, strict=True)
     ]
-    assert network.num_channels == network.channels[-1] == 96
+    assert network.num_channels == network.channels[-1] == num_channels
     assert network.strides == (4, 8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "behind"),
+    [
+        ("test_resnet", set()),
+        ("test_efficientnet", {"conv_head.weight", "bn2.weight", "bn2.bias"}),
+        ("test_convnext", {"head.norm.weight", "head.norm.bias"}),
+    ],
+)
+def test_layers_behind_the_last_feature_map_are_kept_but_do_not_train(name: str, behind: set[str]) -> None:
+    network = backbone(name=name)
+    assert {name for name, parameter in network.model.named_parameters() if not parameter.requires_grad} == behind
+    assert network.export().keys() == create_timm(name).state_dict().keys() >= behind
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])

@@ -1,4 +1,4 @@
-"""Which number format is used where, and that loss scaling leaves the step as it is."""
+"""Which number format is used where, and that loss scaling leaves a step as it is and skips one that overflows."""
 
 import pytest
 import torch
@@ -58,3 +58,62 @@ def test_autocast_is_on_only_below_fp32(monkeypatch: pytest.MonkeyPatch) -> None
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with Precision(name, CPU).autocast():
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.fixture
+def scaled(monkeypatch: pytest.MonkeyPatch) -> Precision:
+    """What a GPU gets for fp16, on the CPU."""
+    monkeypatch.setattr(precision, "resolve_precision", lambda name, device, warn: name)
+    used = Precision("fp16", CPU)
+    assert used.scaler.is_enabled()
+    return used
+
+
+def small_problem() -> tuple[nn.Linear, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3)
+    return layer, torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_steps_with_loss_scaling_have_the_bits_of_steps_without(scaled: Precision, clip: float) -> None:
+    inputs = torch.randn(3, 8, 4, generator=torch.Generator().manual_seed(1))
+    weights = []
+    for used in (scaled, Precision("fp32", CPU)):
+        layer, optimizer = small_problem()
+        for batch in inputs:
+            optimizer.zero_grad()
+            used.scale(layer(batch).square().mean()).backward()  # type: ignore[no-untyped-call]
+            used.step(optimizer, clip=clip, parameters=layer.parameters())
+        weights.append(layer.weight.detach())
+    # The scale is a power of two: it takes no digits away. Clipping that saw scaled gradients would shrink them.
+    assert scaled.scaler.get_scale() == 2**16
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], small_problem()[0].weight)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.01])
+def test_overflown_gradients_skip_the_step_and_halve_the_scale(scaled: Precision, clip: float) -> None:
+    layer, optimizer = small_problem()
+    before = layer.weight.detach().clone()
+    scaled.scale(layer(torch.ones(2, 4)).sum()).backward()  # type: ignore[no-untyped-call]
+    assert layer.weight.grad is not None
+    layer.weight.grad[0, 0] = float("inf")
+    scaled.step(optimizer, clip=clip, parameters=layer.parameters())
+    assert torch.equal(layer.weight, before)
+    assert not optimizer.state, "momentum must not see what overflowed"
+    assert scaled.scaler.get_scale() == 2**15
+    # The next step counts again.
+    optimizer.zero_grad()
+    scaled.scale(layer(torch.ones(2, 4)).sum()).backward()  # type: ignore[no-untyped-call]
+    scaled.step(optimizer, clip=clip, parameters=layer.parameters())
+    assert not torch.equal(layer.weight, before)
+    assert bool(layer.weight.isfinite().all())
+
+
+def test_the_loss_scale_is_kept_and_restored(scaled: Precision) -> None:
+    scaled.scale(torch.ones(()))  # The scaler is made at its first use.
+    scaled.scaler.update(2.0**7)
+    again = Precision("fp16", CPU)
+    again.load_state_dict(scaled.state_dict())
+    assert float(again.scale(torch.ones(()))) == 2**7
