@@ -23,7 +23,9 @@ import torch
 import torch.nn.functional as F
 from memory import resident_mb
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
+from luss.data.images import read_image
 from luss.data.manifest import Manifest, build_manifest
 from luss.data.resized import cropped_batches, normalise
 from luss.data.shapes import make_shapes
@@ -34,7 +36,7 @@ from luss.methods.base import Progress
 from luss.models.attended import AttendedBackbone
 from luss.models.backbone import Backbone
 from luss.models.pixel_attention import PixelAttention
-from luss.settings import ExtractFeaturesSettings, PretrainSettings, ViewSettings
+from luss.settings import ExtractFeaturesSettings, PhotometricSettings, PretrainSettings, ViewSettings
 from luss.training.precision import Precision
 from luss.training.representation import view_preparer
 
@@ -68,6 +70,33 @@ def views(manifest: Manifest, dataset: ViewDataset, size: int) -> Iterator[Row]:
 
     yield "decode + two views, one thread", timed(cut), resident_mb()
     yield "peer: Pillow decode + one resize", timed(plain), resident_mb()
+
+
+def photographs(folder: Path) -> Iterator[Row]:
+    """Decoding alone, and with two views of 224 pixels, of photographs of ImageNet's usual size on one thread."""
+    folder.mkdir()
+    for index, photograph in enumerate(load_sample_images().images):
+        Image.fromarray(photograph).resize((500, 375)).save(folder / f"{index}.jpg", quality=92)
+    build_manifest(
+        folder, folder / "list", "train", max_pixels=10**8, skipped=SkippedFiles(folder / "list" / "skipped.csv")
+    )
+    manifest = Manifest.open(folder / "list", "train")
+    dataset = ViewDataset(
+        [manifest], [ViewSettings(2, 224, (0.14, 1.0))], PhotometricSettings(), seed=0, max_pixels=10**8
+    )
+
+    def decode() -> int:
+        for index in range(len(manifest)):
+            np.asarray(read_image(manifest.path(index)))
+        return len(manifest)
+
+    def cut() -> int:
+        for index in range(len(dataset)):
+            dataset[0, index]
+        return len(dataset)
+
+    yield "decode a 500 x 375 JPEG, one thread", timed(decode), resident_mb()
+    yield "decode it + two views of 224 pixels, one thread", timed(cut), resident_mb()
 
 
 def steps(dataset: ViewDataset, settings: PretrainSettings, backbone: Backbone, precision: Precision) -> Iterator[Row]:
@@ -153,7 +182,7 @@ def main() -> None:
         settings.global_views, settings.local_views.count = ViewSettings(2, options.size, (0.14, 1.0)), 0
         backbone = Backbone(options.backbone)
         dataset = ViewDataset([manifest], [settings.global_views], settings.photometric, seed=0, max_pixels=10**8)
-        rows = list(views(manifest, dataset, options.size))
+        rows = [*views(manifest, dataset, options.size), *photographs(root / "photographs")]
         for name in ("fp32", "bf16"):
             precision = Precision(name, torch.device("cpu"))
             if precision.name == name:

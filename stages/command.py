@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from luss.progress import Interrupted
 # What shells report for a process that ended on Ctrl-C; schedulers and scripts tell it from a failure.
 EXIT_INTERRUPTED = 130
 EXIT_USER_ERROR = 2
+
+# Ends the help of every command that takes settings.
+KEY_VALUE = """key=value sets one setting and wins over the file: the key is its dotted name, block first; of two words for one key the later wins.
+`luss config CONFIG.yaml` lists every key with its value. Lists are written protocols=[distance_matching,semi_supervised]."""
 
 
 def guarded(work: Callable[[], None]) -> int:
@@ -33,6 +38,22 @@ def guarded(work: Callable[[], None]) -> int:
     return 0
 
 
+def _examples(stage: str) -> str:
+    from stages.registry import STAGES
+
+    command = f"-m stages.{stage} configs/demo.yaml"
+    lines = {
+        f"python {command}": "this stage alone; what it needs must be done",
+        f"python {command} seed=1 device=cpu": "with other settings",
+    }
+    if STAGES[stage].sharded:
+        lines[f"python {command} --shard 3"] = "one piece, beside other processes that make others"
+    if STAGES[stage].distributed:
+        lines[f"torchrun --nproc-per-node=2 {command}"] = "two processes"
+    width = max(map(len, lines)) + 2
+    return "examples:\n" + "".join(f"  {line:<{width}}{text}\n" for line, text in lines.items()) + f"\n{KEY_VALUE}"
+
+
 def stage_main(name: str, arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m stages.<name>`; exits the process."""
     from stages.registry import STAGES
@@ -40,8 +61,11 @@ def stage_main(name: str, arguments: Sequence[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{name}",
-        description=f"{STAGES[name].__doc__} Continues where an earlier try stopped.",
-        epilog=f"Several processes: torchrun --nproc-per-node=2 -m stages.{name} CONFIG.yaml",
+        description=textwrap.fill(
+            " ".join(f"{STAGES[name].__doc__} Continues where an earlier try stopped.".split()), 100
+        ),
+        epilog=_examples(name),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", type=Path, help="YAML file, such as configs/demo.yaml")
     parser.add_argument(

@@ -84,7 +84,6 @@ class Submission:
         self.folder, self.here, self.split = Path(run.output), here, split
         self.stages = select(run, until=until, force=force)
         self.resources = {stage.name: resources_of(run, stage, words) for stage in self.stages}
-        check_processes(run, {name: resources.num_tasks for name, resources in self.resources.items()})
         if here:
             self.resources = {name: on_this_machine(resources) for name, resources in self.resources.items()}
         # Jobs that make a stage, of this and earlier submissions: what later ones wait for.
@@ -92,6 +91,8 @@ class Submission:
         self.fresh: set[str] = set()
         self.queue = QueueView({}, {})
         self._look()
+        trained = [stage.name for stage in self.stages if self.state(stage).kind != "done"]
+        check_processes(run, {name: self.resources[name].num_tasks for name in trained})
 
     def _look(self) -> None:
         self.queue = view_queue(self.folder, list(STAGES))

@@ -7,14 +7,27 @@ from pathlib import Path
 from rich.console import Console
 
 from luss.config import load_config
+from stages.command import KEY_VALUE
 
 HELP = "the embedded data set through every stage, and an untrained network beside it"
+
+_EPILOG = f"""examples:
+  luss demo                                     a few minutes on two CPU cores
+  luss demo pretrain.epochs=5 output=trials/a   shorter and elsewhere; the floor goes to trials/a-floor
+
+{KEY_VALUE}"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
-    parser.add_argument("words", nargs="*", metavar="key=value")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "--config", type=Path, default=Path("configs/demo.yaml"), help="YAML file (default: configs/demo.yaml)"
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="key=value", help="settings that win over the file, such as pretrain.epochs=5"
+    )
 
 
 def main(options: argparse.Namespace) -> None:

@@ -6,17 +6,28 @@ import sys
 from rich.console import Console
 
 from luss.config import load_config, to_yaml
+from stages.command import KEY_VALUE
 from stages.commands.base import config_arguments
 
 HELP = "run every stage that is not done"
 
+_EPILOG = f"""examples:
+  luss run configs/demo.yaml                             every stage, or the rest of them after a stop
+  luss run configs/objects27_cpu.yaml data.root=PHOTOS   a folder of your own
+  luss run CONFIG.yaml pretrain.epochs=50 --dry-run      say what would run with another setting, and why
+  luss run CONFIG.yaml --until cluster                   stop after a stage
+
+{KEY_VALUE}"""
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Runs every stage that is not done; continues interrupted ones; "
+        "Runs every stage that is not done; continues interrupted ones;\n"
         "moves results of other settings aside and runs those stages anew."
     )
+    parser.epilog = _EPILOG
     config_arguments(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--until", metavar="STAGE", help="the last stage to run")

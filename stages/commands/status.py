@@ -13,7 +13,7 @@ from stages.commands.base import run_argument
 if TYPE_CHECKING:
     from stages.slurm_queue import QueueView
 
-HELP = "state of every stage of a run, and what to do next"
+HELP = "state of every stage of a run; of submitted ones also the jobs, and what to do next"
 arguments = run_argument
 
 

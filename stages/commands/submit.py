@@ -8,19 +8,29 @@ from rich.console import Console
 from rich.table import Table
 
 from luss.config import load_config
+from stages.command import KEY_VALUE
 from stages.commands.base import config_arguments
 
 HELP = "submit every stage that is neither done nor queued to SLURM"
 
+_EPILOG = f"""examples:
+  luss submit configs/imagenet_s50.yaml --partition gpu --gpus-per-node 8   every stage as a job
+  luss submit CONFIG.yaml resources.pretrain.timeout_min=2880               a limit of two days for one stage
+  luss submit CONFIG.yaml --dry-run                                         print the sbatch files; change nothing
+
+{KEY_VALUE}"""
 _WISHES = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Checks settings and data, lists the images, and submits a job or job array a stage, each after those it needs. "
-        "Submitting again submits only what is neither done nor queued. The settings block `resources` says what each job asks for."
+        "Checks settings and data, lists the images, and submits a job or job array a stage, each after those it needs.\n"
+        "Submitting again submits only what is neither done nor queued.\n"
+        "The settings block `resources` says what each job asks for."
     )
+    parser.epilog = _EPILOG
     config_arguments(parser)
     parser.add_argument(
         "--cluster",

@@ -5,11 +5,9 @@ import multiprocessing
 import os
 import pickle
 import signal
-import struct
 import subprocess
 import sys
 import tracemalloc
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,19 +16,13 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from nasty_folder import add_image, nasty_folder
 
 from luss.data import manifest as manifest_module
 from luss.data.images import UnreadableImage
 from luss.data.manifest import Manifest, ManifestStopped, ManifestSummary, build_manifest, find_images
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
-
-
-def add_image(path: Path, size: tuple[int, int] = (4, 3), mode: str = "RGB", **options: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size).save(path, **options)
-    return path
 
 
 def build(root: Path, out: Path, split: str = "train", **options: Any) -> Manifest:
@@ -49,54 +41,6 @@ def photos(tmp_path: Path) -> Path:
     for i in range(30):
         add_image(root / ["", "a", "a/b", "z"][i % 4] / f"{i}.png", (i + 1, 2 * i + 1))
     return root
-
-
-def nasty_folder(root: Path) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """Makes one file of every kind; returns the sizes of the good ones and a word of the reason for the bad ones."""
-    exif = Image.Exif()
-    exif[274] = 6
-    add_image(root / "UPPER.JPEG")
-    add_image(root / "alpha.webp", mode="RGBA")
-    add_image(root / "bitmap.Bmp")
-    add_image(root / "cmyk.jpg", mode="CMYK")
-    add_image(root / "deep/er/größe 猫 a.jpg")
-    add_image(root / "grey.png", mode="L")
-    add_image(root / "high.tif", mode="I;16")
-    add_image(root / "palette.png", mode="P")
-    add_image(root / "tall.png", (1, 300))
-    add_image(root / "turned.jpg", (40, 20), exif=exif)
-    add_image(root / "wide.png", (20_000, 5))
-    (root / "link.png").symlink_to(root / "grey.png")
-    (root / "linked folder").symlink_to(root / "deep")
-    usual = ["UPPER.JPEG", "alpha.webp", "bitmap.Bmp", "cmyk.jpg", "grey.png", "high.tif", "palette.png", "link.png"]
-    good = dict.fromkeys([*usual, "deep/er/größe 猫 a.jpg", "linked folder/er/größe 猫 a.jpg"], (4, 3))
-    good |= {"tall.png": (1, 300), "turned.jpg": (20, 40), "wide.png": (20_000, 5)}
-
-    (root / "bad empty.jpg").touch()
-    (root / "bad text.jpg").write_text("not a picture")
-    header = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
-    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
-    (root / "bad huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\0IDAT" + bytes(8))
-    (root / "bad link.png").symlink_to(root / "gone.png")
-    noise = np.random.default_rng(0).integers(0, 256, (99, 99, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(root / "bad truncated.jpg")
-    os.truncate(root / "bad truncated.jpg", 3000)
-    (root / "bad corrupt.png").write_bytes((root / "grey.png").read_bytes()[:20] + b"\xff" * 50)
-    bad = {
-        "bad corrupt.png": "",
-        "bad empty.jpg": "empty file",
-        "bad huge.png": "50000 x 50000 pixels, above the limit",
-        "bad link.png": "no such file",
-        "bad text.jpg": "not an image",
-        "bad truncated.jpg": "truncated",
-    }
-
-    # Neither images nor worth a line.
-    (root / "loop").symlink_to(root)
-    (root / "notes.txt").write_text("hello")
-    add_image(root / ".hidden.png")
-    add_image(root / ".cache/thumb.png")
-    return good, bad
 
 
 def test_every_kind_of_file_a_folder_may_hold_is_listed_or_skipped_with_a_reason(tmp_path: Path) -> None:

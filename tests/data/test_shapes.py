@@ -1,20 +1,27 @@
+import colorsys
 import json
 import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
+from sklearn.datasets import load_digits
 
+from luss.data import shapes_drawing
 from luss.data.imagenet_s import category_ids, find_layout, mask_path, read_mask
 from luss.data.shapes import RECORD, category_of, draw_sample, make_shapes
-from luss.data.shapes_drawing import CATEGORIES, draw_shape
+from luss.data.shapes_drawing import CATEGORIES, Drawing, draw_shape
 from luss.errors import LussError
 
 SMALL = {"num_train": 30, "num_validation": 20, "num_test": 10, "num_train_semi_per_category": 2, "size": 48}
+# The order of the moment that shows how an outline is turned; a disc and a ring look alike from everywhere.
+ORDER = {"crescent": 2, "cross": 4, "digit": 2, "gear": 9, "heart": 3, "square": 4, "star": 5, "triangle": 3}
+NUM_SEEDS = 16
 TINY = {"num_train": 10, "num_validation": 3, "num_test": 2, "num_train_semi_per_category": 0, "size": 32}
 
 
@@ -231,3 +238,74 @@ def test_categories_take_turns():
 def test_pictures_may_be_larger_than_the_photographs_behind_them():
     for index in range(6):
         assert max(draw_sample("train", index, size=700).mask.shape) >= 700
+
+
+def over_seeds(category: str) -> list[Drawing]:
+    """One category as data sets of several seeds hold it."""
+    index = sorted(CATEGORIES).index(category)
+    return [draw_sample("train", index, seed=seed) for seed in range(NUM_SEEDS)]
+
+
+def direction(mask: np.ndarray, order: int) -> complex:
+    """e^(i n a) for an object turned by a: the phase of its n-th moment about its centre."""
+    y, x = np.nonzero(mask)
+    places = (x - x.mean()) + 1j * (y - y.mean())
+    moment = np.sum((places / np.abs(places).max()) ** order)
+    return complex(moment / np.abs(moment))
+
+
+@pytest.mark.parametrize("category", ORDER)
+def test_an_object_is_turned_differently_in_the_data_of_each_seed(category: str) -> None:
+    order = ORDER[category]
+    mean = np.mean([direction(drawing.mask, order) for drawing in over_seeds(category)])
+    spread = np.degrees(np.sqrt(-2 * np.log(np.abs(mean)))) / order
+    # Digits stay upright: they turn by a few degrees.
+    assert spread > (1.5 if category == "digit" else 5)
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_an_object_is_drawn_in_another_size_and_in_other_colours_for_each_seed(category: str) -> None:
+    drawings = over_seeds(category)
+    shares = [drawing.mask.mean() for drawing in drawings]
+    assert max(shares) / min(shares) > 1.2
+    for inside in (True, False):
+        colours = [drawing.image[drawing.mask == inside].mean(axis=0) / 255 for drawing in drawings]
+        hues = {int(6 * colorsys.rgb_to_hsv(*colour)[0]) for colour in colours}
+        assert len(hues) >= 3, "hues of few of the six sixths of the wheel"
+
+
+def test_the_digit_is_one_of_the_handwritten_threes_that_scikit_learn_ships() -> None:
+    digits = load_digits()
+    known = np.stack([unit(image) for image in digits.images])
+    for seed in range(5):
+        drawing = draw_shape("digit", rng=np.random.default_rng(seed), size=160, difficulty=0.0)
+        rows, columns = np.flatnonzero(drawing.mask.any(axis=1)), np.flatnonzero(drawing.mask.any(axis=0))
+        top, height = rows[0], rows[-1] + 1 - rows[0]
+        # The digit fills 85 % of the plaque's height and all of its width.
+        box = (columns[0], top + 0.075 * height, columns[-1] + 1, top + 0.925 * height)
+        plaque = Image.fromarray(drawing.image).convert("L").resize((8, 8), Image.Resampling.BOX, box=box)
+        likeness = known @ unit(np.asarray(plaque, dtype=float))
+        assert digits.target[likeness.argmax()] == 3
+        assert likeness.max() > 0.9
+
+
+def unit(image: np.ndarray) -> np.ndarray:
+    centred = image.ravel() - image.mean()
+    return centred / np.linalg.norm(centred)
+
+
+def test_the_photographs_that_scikit_learn_ships_are_behind_about_four_objects_of_ten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    photographic = [draw_sample("train", index) for index in range(40)]
+    black = SimpleNamespace(images=[np.zeros((427, 640, 3), np.uint8)] * 2)
+    monkeypatch.setattr(shapes_drawing, "load_sample_images", lambda: black)
+    # The real ones are cached.
+    monkeypatch.setattr(shapes_drawing, "_photographs", shapes_drawing._photographs.__wrapped__)
+    changed = 0
+    for index, before in enumerate(photographic):
+        different = (before.image != draw_sample("train", index).image).any(axis=2)
+        changed += bool(different[~before.mask].any())
+        # Blur and half-covered pixels carry the background a little way into the object.
+        assert not different[before.mask].all()
+    assert 8 <= changed <= 24

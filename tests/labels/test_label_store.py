@@ -15,7 +15,7 @@ import pytest
 
 from luss.errors import LussError
 from luss.labels.store import LabelRecord, LabelStore, LabelWriter
-from luss.labels.writer import shard_path
+from luss.labels.writer import FORMAT_VERSION, shard_path
 
 RANGES = [(0, 3), (3, 6), (6, 8)]
 NUM_CLUSTERS = 919
@@ -191,6 +191,34 @@ def test_a_damaged_index_names_the_file_and_the_fix(tmp_path: Path, damage: Call
         damage(tmp_path / "labels.h5")
     with pytest.raises(LussError, match=r"labels\.h5 is damaged.*run the pseudo_labels stage again"):
         LabelStore.open(tmp_path)
+
+
+def test_every_file_of_a_store_says_which_version_of_the_format_it_has(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    files = sorted(tmp_path.glob("*.h5"))
+    assert len(files) == 1 + len(RANGES)
+    for path in files:
+        with h5py.File(path) as file:
+            assert file.attrs["format_version"] == FORMAT_VERSION
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])
+def test_a_store_of_another_version_of_the_format_is_refused_and_says_so(tmp_path: Path, version: int) -> None:
+    make_store(tmp_path)
+    with h5py.File(tmp_path / "labels.h5", "a") as file:
+        file.attrs["format_version"] = version
+    with pytest.raises(
+        LussError,
+        match=rf"labels\.h5 has format {version}, this luss reads {FORMAT_VERSION}: run the pseudo_labels stage again",
+    ):
+        LabelStore.open(tmp_path)
+
+
+def test_a_shard_of_another_version_of_the_format_is_written_again(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    with h5py.File(shard_path(tmp_path, 1), "a") as file:
+        file.attrs["format_version"] = FORMAT_VERSION + 1
+    assert make_writer(tmp_path).missing_shards() == [1]
 
 
 def test_an_absent_index_and_an_absent_shard_are_told_apart(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import time
@@ -22,6 +23,8 @@ import h5py
 import numpy as np
 import psutil
 from fork_server import CONTEXT, start_server
+
+from stages.registry import ORDER
 
 TIMEOUT_SECONDS = 300.0
 # Where the time went, which no two runs share.
@@ -167,6 +170,14 @@ def _fill_the_disk() -> None:
     os.fsync = refuse  # type: ignore[assignment]
 
 
+def copy_until(finished: Path, folder: Path, stage: str) -> Path:
+    """A copy, in a folder, of a finished run without a stage and those after it."""
+    run = folder / "run"
+    for name in ORDER[: ORDER.index(stage)]:
+        shutil.copytree(finished / name, run / name)
+    return run
+
+
 def results(run: Path) -> dict[str, Any]:
     """Everything a run has made, in a form that is equal when the bits are: file name to digest, loss lines, or values."""
     found: dict[str, Any] = {}
@@ -174,6 +185,7 @@ def results(run: Path) -> dict[str, Any]:
         "*/*.safetensors",
         "*/*.npy",
         "*/features/*.npy",
+        "*/layout/*.npy",
         "*/manifest/*.tsv",
         "predict/masks/**/*.png",
         "*/*.png",

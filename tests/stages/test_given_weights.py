@@ -51,3 +51,16 @@ def test_weights_that_cannot_be_used_are_told(
     assert outcome.code == 2
     assert named in outcome.output
     assert "Traceback" not in outcome.output
+
+
+@pytest.mark.parametrize(("setting", "start"), [("false", 1.0), ("true", 0.0)])
+def test_random_weights_start_their_residual_branches_where_it_is_asked_for(
+    luss: Launcher, config: Path, tmp_path: Path, setting: str, start: float
+) -> None:
+    words = ["pretrain.epochs=0", f"pretrain.backbone.zero_init_residual={setting}", "--until", "pretrain"]
+    outcome = luss("run", str(config), f"output={tmp_path / 'run'}", *words)
+    assert outcome.code == 0, outcome.output
+    kept = load_file(tmp_path / "run" / "pretrain" / "backbone.safetensors")
+    last = [tensor for name, tensor in kept.items() if name.endswith(".bn3.weight") or name.endswith(".bn2.weight")]
+    assert last
+    assert any((tensor == 0).all() for tensor in last) == (start == 0.0)

@@ -1,10 +1,12 @@
 """The command line: which stages run, what `luss status` tells, and what is refused."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,25 @@ def test_status_goes_from_missing_over_partial_and_done_to_stale(
     assert rows["pretrain"][:2] == ["partial", "step 4 of 6"]
     assert rows["manifest"][0] == "done"
     assert rows["pixel_attention"][:2] == ["stale", "pretrain is not done"]
+
+
+def test_status_says_how_long_ago_each_stage_changed(luss: Launcher, run: Path) -> None:
+    now = time.time()
+    # Hours, so that no machine is too slow for them.
+    for stage, hours in (("manifest", 5), ("cluster", 30)):
+        os.utime(run / stage / "DONE.json", (now - 3600 * hours,) * 2)
+    # As after a stop: it changed when its position was last written.
+    (run / "predict" / "DONE.json").rename(run / "predict" / "STARTED.json")
+    position = {"unit": "image", "done": 4, "total": 20, "seconds": 3.0, "updated": now - 3600 * 2}
+    (run / "predict" / "progress.json").write_text(json.dumps(position), encoding="utf-8")
+    os.utime(run / "predict" / "STARTED.json", (now - 3600 * 9,) * 2)
+    shutil.rmtree(run / "evaluate")
+    ages = {stage: cells[3] for stage, cells in table(luss("status", str(run))).items()}
+    assert re.fullmatch(r"5 h \d\d min ago", ages["manifest"])
+    assert re.fullmatch(r"30 h \d\d min ago", ages["cluster"])
+    assert re.fullmatch(r"2 h \d\d min ago", ages["predict"])
+    assert re.fullmatch(r"\d+ (s|min) ago", ages["pretrain"])
+    assert ages["evaluate"] == ""
 
 
 def test_a_changed_setting_makes_its_stage_stale_with_the_field_and_the_later_ones_with_the_stage(
@@ -258,8 +279,11 @@ def test_a_mistake_in_a_word_is_one_line_and_starts_nothing(luss: Launcher, conf
     [
         (["data.root=/nowhere/at/all"], "data.root"),
         (["device=cuda:7"], "device is 'cuda:7'"),
-        (["pretrain.batch_size=61", "--until", "pretrain"], "there are only 60 images"),
-        (["cluster.num_clusters=61", "--until", "cluster"], "61 clusters"),
+        (
+            ["pretrain.batch_size=61", "pretrain.clustering.queue_length=0", "--until", "pretrain"],
+            "there are 60 images",
+        ),
+        (["cluster.num_clusters=61", "--until", "cluster"], "cluster.num_clusters is 61"),
     ],
 )
 def test_what_cannot_work_is_told_without_a_traceback(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from running import Fault, Launcher, losses, results
+import torch
+from running import Fault, Launcher, copy_until, losses, results
 
 from stages.registry import ORDER
 
@@ -83,14 +83,6 @@ def test_a_killed_stage_says_where_it_continues(luss: Launcher, config: Path, fi
     outcome = luss(*arguments)
     assert outcome.code == 0
     assert "continuing pretrain at step 3 of 6" in outcome.output
-
-
-def copy_until(finished: Path, tmp_path: Path, stage: str) -> Path:
-    """A copy of the finished run without a stage and those after it."""
-    run = tmp_path / "run"
-    for name in ORDER[: ORDER.index(stage)]:
-        shutil.copytree(finished / name, run / name)
-    return run
 
 
 # One event in the middle of each stage that takes long.
@@ -228,15 +220,41 @@ def test_a_real_process_that_is_killed_from_outside_in_mid_epoch_continues_to_th
             process.kill()
         assert process.wait() == -signal.SIGKILL
     before = losses(run / "pretrain")[:3]
-    # Its lock and its workers are gone: the next process takes over, and goes on behind the last epoch.
-    outcome = luss(
-        "run", *words, "--until", "pretrain", fault=Fault("open", "pretrain/metrics.jsonl", 2, signal.SIGTERM)
+    # Its lock and its workers are gone: the next process takes over, goes on behind the last epoch, and is stopped some steps later.
+    continued = luss(
+        "run", *words, "--until", "pretrain", fault=Fault("open", "pretrain/metrics.jsonl", 4, signal.SIGTERM)
     )
-    assert outcome.code == 130, outcome.output
-    assert "continuing pretrain at step" in outcome.output
+    assert continued.code == 130, continued.output
+    assert "continuing pretrain at step" in continued.output
     found = losses(run / "pretrain")
     assert found[:3] == before
     assert [line["step"] for line in found] == list(range(len(found)))
+    # A process that was never killed, stopped at the same step: weights, heads, queue, optimiser and random states are the same.
+    whole = copy_until(finished, tmp_path / "whole", "pretrain")
+    fault = Fault("open", "pretrain/metrics.jsonl", len(found), signal.SIGTERM)
+    words = [str(config), f"output={whole}", "pretrain.epochs=1000", "pretrain.workers=0", "--until", "pretrain"]
+    assert luss("run", *words, fault=fault).code == 130
+    assert losses(whole / "pretrain") == found
+    name = f"checkpoints/step-{len(found):09d}.pt"
+    assert tensors(whole / "pretrain" / name) == tensors(run / "pretrain" / name)
+
+
+def tensors(checkpoint: Path) -> dict[str, tuple[str, bytes]]:
+    """The type and the bytes of all that a checkpoint holds, by its place in it."""
+    found: dict[str, tuple[str, bytes]] = {}
+
+    def collect(place: str, value: object) -> None:
+        if isinstance(value, dict | list | tuple):
+            for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                collect(f"{place}/{key}", inner)
+        elif isinstance(value, torch.Tensor):
+            found[place] = (str(value.dtype), value.contiguous().numpy().tobytes())
+        else:
+            found[place] = (type(value).__name__, repr(value).encode())
+
+    collect("", torch.load(checkpoint, weights_only=True))
+    assert any(place.startswith("/model/") and ".weight" in place for place in found)
+    return found
 
 
 def wait_for(condition: object, process: "subprocess.Popen[bytes]") -> None:

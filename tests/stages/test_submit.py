@@ -77,12 +77,19 @@ def listed(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+# What divides over the 8 processes of a job, or 16.
+BATCHES = [f"{stage}.batch_size=48" for stage in ("pretrain", "pixel_attention", "finetune")] + [
+    "pretrain.clustering.queue_length=0",
+    "pixel_attention.queue_length=0",
+]
+
+
 @pytest.fixture
 def order(config: Path, listed: Path) -> Callable[..., Order]:
     """Makes submissions of that run."""
 
     def make(*words: str, **changes: Any) -> Order:
-        run = load_config(config, [f"output={listed}", *words])
+        run = load_config(config, [f"output={listed}", *BATCHES, *words])
         return Order(run, **{"cluster": "slurm", "command": "luss submit tiny.yaml", **changes})
 
     return make
@@ -165,7 +172,8 @@ def test_of_a_broken_array_only_the_failed_shard_is_submitted_and_the_join_waits
 ) -> None:
     for stage in ("pretrain", "pixel_attention"):
         shutil.copytree(finished / stage, listed / stage)
-    array, join = numbers(submitted(order(until="extract_features")))["extract_features"]
+    words = [word.replace("48", "20").replace("length=0", "length=40") for word in BATCHES]
+    array, join = numbers(submitted(order(*words, until="extract_features")))["extract_features"]
     slurm.say(
         {
             f"{array}_0": "RUNNING",
@@ -175,7 +183,7 @@ def test_of_a_broken_array_only_the_failed_shard_is_submitted_and_the_join_waits
             join: "CANCELLED",
         }
     )
-    rows = submitted(order(until="extract_features"))
+    rows = submitted(order(*words, until="extract_features"))
     new_array, new_join = numbers(rows)["extract_features"]
     assert [row.shards for row in rows if row.job == new_array] == ["1 in 1 task(s)"]
     assert option(slurm.jobs()[new_join], "dependency") == f"afterok:{array}_0:{array}_1:{array}_3:{new_array}"
@@ -242,6 +250,14 @@ def test_what_is_made_anew_is_moved_aside_once_so_that_a_job_that_starts_again_c
     # Pieces of the old result must not be taken for those of the new one.
     assert moved == ["cluster", "predict", "pseudo_labels"]
     assert (run / "finetune" / "DONE.json").is_file()
+
+
+def test_a_batch_that_does_not_divide_over_the_processes_of_a_job_is_refused_before_anything_is_queued(
+    slurm: NotedSlurm, order: Callable[..., Order]
+) -> None:
+    with pytest.raises(LussError, match=r"finetune\.batch_size is 20, which does not divide over the 8 processes"):
+        submitted(order("finetune.batch_size=20"))
+    assert not slurm.jobs()
 
 
 def test_a_finished_run_needs_no_job(slurm: NotedSlurm, config: Path, finished: Path, tmp_path: Path) -> None:
