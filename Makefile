@@ -2,9 +2,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
-# faiss-cpu or faiss-gpu, never both: make setup FAISS=gpu
+# faiss-cpu or faiss-gpu, never both (they install the same module): make setup FAISS=gpu
 FAISS ?= cpu
+STAMP := $(VENV)/.installed-$(FAISS)
 
 .PHONY: setup demo test test-slurm browser check lint clean
 
@@ -13,6 +13,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else f"luss needs Python 3.11 or 3.12, {sys.executable} is {v[0]}.{v[1]}: make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
+	if ls $(VENV)/.installed-* >/dev/null 2>&1; then $(BIN)/python -m pip uninstall --quiet --yes faiss-cpu faiss-gpu; rm $(VENV)/.installed-*; fi
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(FAISS),tensorboard,dev]'
 	touch $(STAMP)
 
