@@ -61,6 +61,6 @@ def test_random_weights_start_their_residual_branches_where_it_is_asked_for(
     outcome = luss("run", str(config), f"output={tmp_path / 'run'}", *words)
     assert outcome.code == 0, outcome.output
     kept = load_file(tmp_path / "run" / "pretrain" / "backbone.safetensors")
-    last = [tensor for name, tensor in kept.items() if name.endswith(".bn3.weight") or name.endswith(".bn2.weight")]
+    last = [tensor for name, tensor in kept.items() if name.endswith((".bn3.weight", ".bn2.weight"))]
     assert last
     assert any((tensor == 0).all() for tensor in last) == (start == 0.0)
