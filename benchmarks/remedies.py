@@ -57,6 +57,7 @@ SEGMENTATION: dict[str, list[str]] = {
     "threshold found with masks": ["pseudo_labels.threshold=validation"],
     "stride 32": ["finetune.output_stride=32"],
     "stride 16": ["finetune.output_stride=16"],
+    "crops of 60 % of the image and more": ["finetune.scale=[0.6,1.0]"],
 }
 
 

@@ -130,7 +130,7 @@ class ClusteringSettings:
     queue_start_epoch: int = 15
     freeze_prototypes_steps: int = 1001
     # During the first steps prototypes are the newest embeddings instead of learned; 0 = random and learned, as published. Random prototypes
-    # give codes that say nothing, and short trainings never leave that plateau (loss = ln(num_prototypes)).
+    # give codes that say nothing, and short trainings leave that plateau (loss = ln(num_prototypes)) late or never.
     draw_prototypes_steps: int = 0
 
 

