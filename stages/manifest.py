@@ -1,5 +1,6 @@
 """Stage 0: lists the images of every split once; draws the embedded data set when it is asked for."""
 
+import difflib
 import hashlib
 import os
 from collections.abc import Callable
@@ -153,6 +154,33 @@ def _num_listed(run_folder: Path, name: str) -> int:
     return int(read_json(run_folder / "manifest" / "manifest" / f"{name}.json")["num_images"])
 
 
+def listed_folders(data: DataSettings, layout: Layout) -> dict[str, Path]:
+    """The folders of training images by the name of their listing: "train", and those of `data.extra`.
+
+    Raises:
+        LussError: One that the settings name is no folder.
+    """
+    train = layout.root / data.train
+    if not train.is_dir():
+        if data.train != DataSettings.train:
+            raise LussError(
+                f"data.train names {data.train!r}, but {train} is not a folder{nearest_split(data.train, layout)}"
+            )
+        train = layout.image_folder("train")
+    found = {"train": train}
+    for extra in data.extra:
+        if not (layout.root / extra).is_dir():
+            raise LussError(f"data.extra names {extra!r}, but {layout.root / extra} is not a folder")
+        found[list_name(extra)] = layout.root / extra
+    return found
+
+
+def nearest_split(name: str, layout: Layout) -> str:
+    """A question for whoever mistyped the name of a split; empty where none is near."""
+    near = difflib.get_close_matches(name, layout.images, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def list_name(folder: str) -> str:
     """The name of the listing of a folder of `data.extra`: its own where it lies in the data's root, else one that leads nowhere."""
     if Path(folder).name == folder:
@@ -210,15 +238,10 @@ class ManifestStage(Stage):
             context.reporter.message(f"drawing the embedded data set in {data.shapes.folder}")
             _draw_shapes(data.shapes, workers=data.workers)
         layout = data_layout(data)
-        train = layout.root / data.train if (layout.root / data.train).is_dir() else layout.image_folder("train")
-        if data.train != DataSettings.train and train != layout.root / data.train:
-            raise LussError(f"data.train names {data.train!r}, but {layout.root / data.train} is not a folder")
-        figures: dict[str, Any] = {"images": len(list_images(context, train, "train"))}
-        for extra in data.extra:
-            folder = layout.root / extra
-            if not folder.is_dir():
-                raise LussError(f"data.extra names {extra!r}, but {folder} is not a folder")
-            figures[f"images of {extra}"] = len(list_images(context, folder, list_name(extra)))
+        figures: dict[str, Any] = {}
+        for name, folder in listed_folders(data, layout).items():
+            title = "images" if name == "train" else f"images of {name}"
+            figures[title] = len(list_images(context, folder, name))
         for split in evaluated_splits(data):
             with listing_lock(context.run_folder, stop=context.stop):
                 found = _list(

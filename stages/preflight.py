@@ -1,6 +1,5 @@
 """What is checked before work begins: everything that can be known now and would otherwise fail after hours."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
 from luss.settings import DataSettings, RunSettings, TrainSettings
 from stages.base import stage_state
-from stages.manifest import EMBEDDED, data_layout, num_pretrained, num_trained
+from stages.manifest import EMBEDDED, data_layout, listed_folders, nearest_split, num_pretrained, num_trained
 from stages.registry import STAGES, stages_of
 from stages.train_semi import check_train_semi
 
@@ -54,32 +53,21 @@ def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
     Raises:
         LussError: One does not.
     """
+    from luss.training.distributed import share_of_batch
+
     for name, processes in num_tasks.items():
         block = getattr(run, name, None)
-        if not isinstance(block, TrainSettings):
-            continue
-        parts = processes * block.accumulate
-        if block.batch_size % parts:
-            raise LussError(
-                f"{name}.batch_size is {block.batch_size}, which does not divide over the {processes} processes of its job x "
-                f"{block.accumulate} accumulated micro-batches: use a multiple of {parts}"
-            )
+        if isinstance(block, TrainSettings):
+            share_of_batch(block.batch_size, block.accumulate, key=name, processes=processes)
 
 
 def _check_data(run: RunSettings, layout: Layout, console: Console) -> None:
-    for extra in run.data.extra:
-        if not (layout.root / extra).is_dir():
-            raise LussError(f"data.extra names {extra!r}, but {layout.root / extra} is not a folder")
-    if run.data.train != DataSettings.train and not (layout.root / run.data.train).is_dir():
-        raise LussError(
-            f"data.train names {run.data.train!r}, but {layout.root / run.data.train} is not a folder"
-            f"{_nearest(run.data.train, layout)}"
-        )
+    listed_folders(run.data, layout)
     for split in run.data.evaluate:
         if split not in layout.images and [split] != DataSettings().evaluate:
             _warn(
                 console,
-                f"data.evaluate names {split!r}, which {layout.root} lacks{_nearest(split, layout)}: it is left out",
+                f"data.evaluate names {split!r}, which {layout.root} lacks{nearest_split(split, layout)}: it is left out",
             )
     if {"distance_matching", "semi_supervised"} & set(run.protocols):
         check_train_semi(run)
@@ -161,11 +149,6 @@ def _too_large(run: RunSettings, num_images: int, num_pretrained: int) -> Iterat
         yield f"cluster.num_clusters is {run.cluster.num_clusters}, but there are {num_images} images: lower it"
     if run.cluster.layout_dim > num_images:
         yield f"cluster.layout_dim is {run.cluster.layout_dim}, but there are {num_images} images: lower it"
-
-
-def _nearest(name: str, layout: Layout) -> str:
-    near = difflib.get_close_matches(name, layout.images, n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _warn(console: Console, text: str) -> None:

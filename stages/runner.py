@@ -93,11 +93,6 @@ def run_stages(
         distributed.stop()
 
 
-def run_shard(run: RunSettings, stage: Stage, shard: int, console: Console | None = None) -> None:
-    """Makes one shard of a sharded stage; see `run_shards`."""
-    run_shards(run, stage, [shard], console)
-
-
 def run_shards(run: RunSettings, stage: Stage, shards: Sequence[int], console: Console | None = None) -> None:
     """Makes shards of a stage one after the other, each under a lock of its own; other processes may make others meanwhile.
 

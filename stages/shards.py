@@ -118,7 +118,7 @@ class ShardNotes:
 
 
 class ShardedStage(Stage):
-    """A stage whose `run` makes the missing shards and joins them; `stages.runner.run_shard` makes one alone."""
+    """A stage whose `run` makes the missing shards and joins them; `stages.runner.run_shards` makes some alone."""
 
     sharded: ClassVar[bool] = True
 

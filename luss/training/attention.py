@@ -1,6 +1,5 @@
 """Training of the pixel attention over a frozen network (PASS section 5.3.3)."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -122,8 +121,3 @@ def attention_clustering(
     # Pretraining's last step left them off the unit sphere; from here on they can stay as they are to the bit.
     module.normalise_prototypes()
     return module
-
-
-def trained_parameters(task: AttentionTask) -> Sequence[str]:
-    """Names of the parameters that this stage changes."""
-    return [name for name, parameter in task.named_parameters() if parameter.requires_grad]

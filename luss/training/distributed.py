@@ -207,16 +207,23 @@ def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     return value / world_size()
 
 
-def share_of_batch(batch_size: int, accumulate: int, *, key: str) -> int:
+def share_of_batch(batch_size: int, accumulate: int, *, key: str, processes: int | None = None) -> int:
     """Images a process handles in one forward pass.
+
+    Args:
+        batch_size: The global batch.
+        accumulate: Micro-batches of a step.
+        key: Configuration block, for the message.
+        processes: How many will work together; None: those that do now.
 
     Raises:
         LussError: The global batch does not divide evenly.
     """
-    parts = world_size() * accumulate
+    processes = world_size() if processes is None else processes
+    parts = processes * accumulate
     if accumulate < 1 or batch_size % parts or batch_size < parts:
         raise LussError(
-            f"{key}.batch_size is {batch_size}, which does not divide over {world_size()} processes x {accumulate} accumulated "
+            f"{key}.batch_size is {batch_size}, which does not divide over {processes} processes x {accumulate} accumulated "
             f"micro-batches: use a multiple of {parts}"
         )
     return batch_size // parts

@@ -84,7 +84,7 @@ def test_the_sizes_of_a_finished_listing_are_checked_for_single_stages_too(
 def test_a_global_batch_that_does_not_divide_over_the_processes_of_a_job_is_refused(config: Path) -> None:
     settings = load_config(config, ["finetune.batch_size=12", "finetune.accumulate=2"])
     check_processes(settings, {"manifest": 5, "finetune": 6})
-    with pytest.raises(LussError, match=r"finetune\.batch_size is 12, which does not divide over the 4 processes"):
+    with pytest.raises(LussError, match=r"finetune\.batch_size is 12, which does not divide over 4 processes"):
         check_processes(settings, {"finetune": 4})
 
 

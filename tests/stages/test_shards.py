@@ -20,7 +20,7 @@ from stages.base import StageContext, StageFolder, stage_state
 from stages.extract_features import attended
 from stages.lock import shard_lock
 from stages.registry import ORDER, STAGES
-from stages.runner import run_shard, run_shards, run_stages
+from stages.runner import run_shards, run_stages
 
 NUM_SHARDS = {"extract_features": 4, "pseudo_labels": 4, "predict": 3}
 # The rename that completes shard 1 of a stage.
@@ -217,7 +217,7 @@ def test_a_shard_whose_stage_was_moved_aside_meanwhile_writes_nothing(
     # Between its beginning and its end, as by somebody who took its lock for dead.
     monkeypatch.setattr("stages.runner._seed", moving)
     with pytest.raises(LussError, match="was moved aside, ended or changed by another process"):
-        run_shard(settings, stage, 0)
+        run_shards(settings, stage, [0])
     assert not (run / stage.name / "features").exists()
 
 
@@ -330,7 +330,7 @@ def test_a_shard_needs_the_stages_before_it(luss: Launcher, config: Path, before
 def test_a_stage_without_shards_is_refused(finished: Path, config: Path) -> None:
     settings: RunSettings = load_config(config, [f"output={finished}"])
     with pytest.raises(LussError, match="cluster has no shards: the stages that have are extract_features"):
-        run_shard(settings, STAGES["cluster"], 0)
+        run_shards(settings, STAGES["cluster"], [0])
 
 
 def test_the_network_is_loaded_once_for_all_shards_of_a_process_and_not_at_all_to_join_them(

@@ -255,7 +255,7 @@ def test_what_is_made_anew_is_moved_aside_once_so_that_a_job_that_starts_again_c
 def test_a_batch_that_does_not_divide_over_the_processes_of_a_job_is_refused_before_anything_is_queued(
     slurm: NotedSlurm, order: Callable[..., Order]
 ) -> None:
-    with pytest.raises(LussError, match=r"finetune\.batch_size is 20, which does not divide over the 8 processes"):
+    with pytest.raises(LussError, match=r"finetune\.batch_size is 20, which does not divide over 8 processes"):
         submitted(order("finetune.batch_size=20"))
     assert not slurm.jobs()
 
