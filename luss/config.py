@@ -1,22 +1,22 @@
-"""Reading a run's configuration: a YAML file, then `key.sub=value` words. Mistakes are refused before anything runs.
-
-Also what identifies a computation: the settings that can change its result (`changing_settings`).
-"""
+"""Reading a run's configuration: YAML files laid over each other, then `key.sub=value` words. Mistakes are refused before anything runs."""
 
 import dataclasses
 import difflib
-import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from luss.errors import LussError
-from luss.settings import RunSettings
-from luss.validation import validate
+from luss.methods import settings_of_method
+from luss.settings import MethodSettings, RunSettings
+from luss.settings.fields import all_keys, problems
+
+_SUFFIXES = (".yaml", ".yml")
+_TEXT = (str, str | None)
 
 
 def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
@@ -29,7 +29,8 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
 
     Args:
         path: YAML file.
-        words: Settings such as "pretrain.epochs=10" that win over the file.
+        words: Laid over it in order: settings such as "pretrain.epochs=10", or more YAML files. A block that has a name may be given by
+            it alone ("pretrain.method=swav"); one that names another learner begins with that learner's defaults.
 
     Returns:
         Typed settings; `output` is filled in.
@@ -37,8 +38,13 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     Raises:
         LussError: Naming the key, where it came from and the nearest valid key; or the value that cannot be.
     """
-    path = Path(path)
-    return _load(path, _read_yaml(path), words)
+    merged = _lay(_schema(), _read_yaml(Path(path)), f"file {path}")
+    for word in words:
+        if "=" not in word and word.endswith(_SUFFIXES):
+            merged = _lay(merged, _read_yaml(Path(word)), f"file {word}")
+        else:
+            merged = _lay(merged, _parse_word(word, merged), f"word {word!r}")
+    return _finished(merged, str(path))
 
 
 def load_stored_config(path: Path) -> RunSettings:
@@ -47,24 +53,31 @@ def load_stored_config(path: Path) -> RunSettings:
     Raises:
         LussError: The file cannot be read, or holds a value that cannot be.
     """
-    content, known = _read_yaml(path), set(all_keys(RunSettings()))
-    return _load(path, _without_unknown(content, known), ())
+    return _finished(_lay(_schema(), _read_yaml(path), f"file {path}", ignore_unknown=True), str(path))
 
 
-def _load(path: Path, content: dict[str, Any], words: Sequence[str]) -> RunSettings:
-    merged = _merge(OmegaConf.structured(RunSettings), content, f"file {path}")
-    for word in words:
-        merged = _merge(merged, _parse_word(word), f"word {word!r}")
+def to_yaml(settings: Any) -> str:
+    """A settings object as YAML, resolved."""
+    return str(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+
+
+def _schema() -> DictConfig:
+    schema = OmegaConf.structured(RunSettings)
+    schema.pretrain.method = settings_of_method(MethodSettings().name)()
+    return schema
+
+
+def _finished(merged: DictConfig, source: str) -> RunSettings:
     try:
         missing = OmegaConf.missing_keys(merged)
         if missing:
             raise LussError(
-                f"{path} does not set {', '.join(sorted(missing))}: add it to the file or as a word key=value"
+                f"{source} does not set {', '.join(sorted(missing))}: add it to the file or as a word key=value"
             )
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise LussError(f"{path}: {reason} (a variable of the environment is ${{oc.env:NAME}})") from error
+        raise LussError(f"{source}: {reason} (a variable of the environment is ${{oc.env:NAME}})") from error
     assert isinstance(settings, RunSettings)
     if not settings.output:
         settings.output = f"outputs/{settings.name}"
@@ -72,48 +85,39 @@ def _load(path: Path, content: dict[str, Any], words: Sequence[str]) -> RunSetti
     return settings
 
 
-def _without_unknown(values: dict[str, Any], known: set[str], prefix: str = "") -> dict[str, Any]:
-    return {
-        name: _without_unknown(value, known, f"{prefix}{name}.") if isinstance(value, dict) else value
-        for name, value in values.items()
-        if f"{prefix}{name}" in known
-    }
+def validate(settings: RunSettings) -> None:
+    """Checks ranges and values that must fit each other.
+
+    Raises:
+        LussError: Listing everything that is wrong, with the key and what it may be.
+    """
+    found = list(problems(settings))
+    if found:
+        raise LussError("\n".join(found))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        content = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         raise LussError(
             f"the configuration {path} does not exist" + (f": did you mean {path.parent / near[0]}?" if near else "")
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise LussError(f"the configuration {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise LussError(f"the configuration {path} must be a mapping of settings, not {type(content).__name__}")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, which YAML would silently resolve to the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # "<<" merges another mapping, over which a key of this one may stand.
-        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-        keys = [self.construct_object(key, deep=True) for key in own]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _parse_word(word: str) -> dict[str, Any]:
+def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:
     key, equals, value = word.partition("=")
     if not equals or not key:
         raise LussError(f"{word!r} is not of the form key=value, such as pretrain.epochs=10")
     try:
-        parsed: Any = yaml.safe_load(value) if value.strip() else ""
+        # YAML would make a number of 2023_05 and a truth of on; a text is what was typed.
+        parsed: Any = value if _type_of(known, key) in _TEXT or not value.strip() else yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise LussError(f"the value of {word!r} cannot be read: {error}") from error
     for part in reversed(key.split(".")):
@@ -122,83 +126,69 @@ def _parse_word(word: str) -> dict[str, Any]:
     return parsed
 
 
-def _merge(schema: DictConfig, values: dict[str, Any], source: str) -> DictConfig:
-    known = set(all_keys(RunSettings()))
-    for key in _keys_of(values, known):
-        if key not in known:
-            raise LussError(f"unknown setting {key!r} in {source}{_nearest(key, known)}")
-    for key, value in _leaves(values, known):
-        try:
-            OmegaConf.update(schema, key, value, merge=True)
-        except (OmegaConfBaseException, ValueError, TypeError) as error:
-            reason = str(error).splitlines()[0]
-            raise LussError(f"{key} in {source}: {reason}") from error
-    return schema
+def _type_of(known: DictConfig, key: str) -> Any:
+    """The declared type of a setting; None where there is no such setting."""
+    *blocks, last = key.split(".")
+    node: Any = known
+    for name in blocks:
+        node = node[name] if isinstance(node, DictConfig) and name in node else None
+    kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+    return get_type_hints(kind).get(last) if dataclasses.is_dataclass(kind) else None
 
 
-def _nearest(key: str, known: set[str]) -> str:
-    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-    if not near:
-        # A right name in the wrong block: compare last parts.
-        near = [name for name in sorted(known) if name.split(".")[-1] == key.split(".")[-1]][:1]
-    return f": did you mean {near[0]!r}?" if near else ": `luss config FILE` lists every setting"
+def _lay(under: DictConfig, values: dict[str, Any], source: str, *, ignore_unknown: bool = False) -> DictConfig:
+    """Lays the settings of one source over those of the sources before it."""
+    try:
+        merged = OmegaConf.merge(under, _prepared(values, under, ignore_unknown=ignore_unknown))
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise LussError(f"unknown setting {str(error.full_key)!r} in {source}{_nearest(error, under)}") from error
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        raise LussError(f"{f'{key} in ' if key else ''}{source}: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
-def _keys_of(values: dict[str, Any], known: set[str], prefix: str = "") -> Iterator[str]:
-    """Dotted keys of a nested mapping, parents before children; stops below an unknown key."""
+def _prepared(values: dict[str, Any], under: DictConfig, *, ignore_unknown: bool) -> dict[str, Any]:
+    """What a person may leave out is filled in: a named block given by its name, a block whose lines are all commented out."""
+    found = {}
+    is_open = not dataclasses.is_dataclass(OmegaConf.get_type(under))
     for name, value in values.items():
-        key = f"{prefix}{name}"
-        yield key
-        if isinstance(value, dict) and key in known:
-            yield from _keys_of(value, known, f"{key}.")
-
-
-def _leaves(values: dict[str, Any], known: set[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict):
-            yield from _leaves(value, known, f"{key}.")
-        # A block whose lines are all commented out is no value: its defaults stay.
-        elif value is not None or not any(name.startswith(f"{key}.") for name in known):
-            yield key, value
-
-
-def all_keys(settings: Any, prefix: str = "") -> Iterator[str]:
-    """Every dotted key of a settings object, blocks included."""
-    for entry in dataclasses.fields(settings):
-        key = f"{prefix}{entry.name}"
-        yield key
-        value = getattr(settings, entry.name)
-        if dataclasses.is_dataclass(value):
-            yield from all_keys(value, f"{key}.")
-
-
-def to_yaml(settings: Any) -> str:
-    """A settings object as YAML, resolved."""
-    return str(OmegaConf.to_yaml(OmegaConf.structured(settings)))
-
-
-def changing_settings(settings: Any) -> dict[str, Any]:
-    """The settings of a block that differ from their defaults and can change a result, by dotted key.
-
-    Because defaults are left out, a new setting whose default keeps the old behaviour makes no old result stale.
-    """
-    return dict(_changing(settings, type(settings)()))
-
-
-def _changing(settings: Any, default: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for entry in dataclasses.fields(settings):
-        if entry.metadata.get("transient"):
+        if ignore_unknown and not is_open and name not in under and not OmegaConf.is_missing(under, name):
             continue
-        value, usual = getattr(settings, entry.name), getattr(default, entry.name)
-        if dataclasses.is_dataclass(value):
-            yield from _changing(value, usual, f"{prefix}{entry.name}.")
-        elif _plain(value) != _plain(usual):
-            yield f"{prefix}{entry.name}", _plain(value)
+        block = under[name] if name in under else None
+        if isinstance(block, DictConfig):
+            if value is None:
+                continue
+            if isinstance(value, str) and "name" in block:
+                value = {"name": value}
+            if isinstance(value, dict):
+                block = _of_method(under, name, value)
+                value = _prepared(value, block, ignore_unknown=ignore_unknown)
+        found[str(name)] = value
+    return found
 
 
-def _plain(value: Any) -> Any:
-    """Containers as lists, so that a value read back from JSON compares equal."""
-    if isinstance(value, enum.Enum):
-        return value.name
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _of_method(under: DictConfig, name: str, value: dict[str, Any]) -> DictConfig:
+    """The block that a mapping is laid over: one that names another learner replaces the block by that learner's."""
+    kind = OmegaConf.get_type(under[name])
+    wanted = value.get("name", under[name].get("name"))
+    if isinstance(kind, type) and issubclass(kind, MethodSettings) and wanted != under[name].name:
+        under[name] = settings_of_method(str(wanted))()
+    block = under[name]
+    assert isinstance(block, DictConfig)
+    return block
+
+
+def _nearest(error: Any, known: DictConfig) -> str:
+    key, keys = str(error.full_key), set(_all_keys(known))
+    near = difflib.get_close_matches(key, sorted(keys), n=1, cutoff=0.5)
+    # A right name in the wrong block: compare last parts.
+    elsewhere = [name for name in sorted(keys) if name.split(".")[-1] == key.split(".")[-1]]
+    found = (elsewhere or near) if not near or key.rpartition(".")[0] != near[0].rpartition(".")[0] else near
+    return f": did you mean {found[0]!r}?" if found else ": `luss config FILE` lists every setting"
+
+
+def _all_keys(known: DictConfig) -> Iterable[str]:
+    with_names = OmegaConf.merge(known, {"name": "x", "data": {"root": "x"}})
+    return all_keys(OmegaConf.to_object(with_names))

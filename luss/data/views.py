@@ -1,16 +1,16 @@
 """Views: random crops of an image that remember where they came from.
 
-The geometric half (crop, resize, flip) runs in the loader's workers and records its rectangle. The photometric half is only drawn here;
-`luss.data.photometric` applies it to a whole batch on the training device.
+Crops, flips and masks are made in the loader's workers; a view's colours are only drawn there, and `luss.data.colours` applies them to a
+whole batch on the training device. One form goes from the loader to the loss: `Views`, a stacked tensor a group.
 
 Everything random about a sample is a pure function of (seed, epoch, index), so neither the number of workers nor a resume changes it.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,13 +19,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from luss.data.colours import apply_colours, draw_colours
 from luss.data.images import UnreadableImage, read_image
 from luss.data.manifest import Manifest
-from luss.data.photometric import NO_CHANGE, draw_photometric
+from luss.data.masks import draw_masks
 from luss.errors import LussError
-from luss.settings import PhotometricSettings, ViewSettings
+from luss.settings import ViewSettings
 
 _RATIO = (3 / 4, 4 / 3)
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _MAX_SUBSTITUTES = 50
 Rectangle = tuple[float, float, float, float]
 
@@ -64,7 +66,13 @@ def draw_rectangle(generator: np.random.Generator, width: int, height: int, scal
 
 
 def cut(
-    image: Image.Image, original: tuple[int, int], rectangle: Rectangle, *, size: tuple[int, int], flip: bool
+    image: Image.Image,
+    original: tuple[int, int],
+    rectangle: Rectangle,
+    *,
+    size: tuple[int, int],
+    flip: bool,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> NDArray[np.uint8]:
     """Cuts a view out of a decoded image.
 
@@ -74,46 +82,104 @@ def cut(
         rectangle: left, top, width, height in original pixels.
         size: Width and height of the view.
         flip: Mirror left to right after cutting.
+        interpolation: Of the resize, which is antialiased.
 
     Returns:
-        (3, height, width) uint8, antialiased bilinear.
+        (3, height, width) uint8.
     """
     fx, fy = image.width / original[0], image.height / original[1]
     left, top, width, height = rectangle
     box = (left * fx, top * fy, min((left + width) * fx, image.width), min((top + height) * fy, image.height))
-    view = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
+    view = np.asarray(image.resize(size, _FILTERS[interpolation], box=box))
     if flip:
         view = view[:, ::-1]
     return np.ascontiguousarray(view.transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
-class ViewBatch:
-    """Views of B images as they leave the loader.
+class ViewGroup:
+    """The V views of one group, of each of B images.
 
     Attributes:
-        images: One tensor (count, B, 3, size, size) uint8 a group.
-        rectangles: One tensor (count, B, 4) float32 a group, original pixels.
-        flips: One tensor (count, B) bool a group.
-        photometric: One tensor (count, B, P) float32 a group, see `luss.data.photometric`.
-        indices: (B,) int64 manifest indices.
+        images: (V, B, 3, S, S); uint8 from the loader, the network's input after `Views.prepared`.
+        rectangles: (V, B, 4) float32 left, top, width, height of each crop, in pixels of the original images.
+        flips: (V, B) bool, mirrored left to right.
+        colours: (V, B, 7) float32, see `luss.data.colours`; always on the CPU.
+        masks: (V, B, h, w) bool, True = a hidden patch; None where the group has none.
+    """
+
+    images: Tensor
+    rectangles: Tensor
+    flips: Tensor
+    colours: Tensor
+    masks: Tensor | None = None
+
+    def flat(self) -> Tensor:
+        """(V * B, 3, S, S), views one after another; no copy."""
+        return self.images.flatten(0, 1)
+
+    @property
+    def count(self) -> int:
+        """V."""
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Views of the same B images.
+
+    Attributes:
+        groups: In the order in which the method asked for them.
+        indices: (B,) int64 manifest indices of the images.
+        sizes: (B, 2) int64 width and height of the original images.
         unreadable: Path and reason of images that could not be read and were replaced by their successor.
     """
 
-    images: list[Tensor]
-    rectangles: list[Tensor]
-    flips: list[Tensor]
-    photometric: list[Tensor]
+    groups: tuple[ViewGroup, ...]
     indices: Tensor
+    sizes: Tensor
     unreadable: list[tuple[str, str]]
 
-    def pin_memory(self) -> "ViewBatch":
-        """Moves the tensors to page-locked memory (called by the loader)."""
-        pinned = [[tensor.pin_memory() for tensor in group] for group in self._tensors()]
-        return ViewBatch(pinned[0], pinned[1], pinned[2], pinned[3], self.indices, self.unreadable)
+    def same_size(self) -> list[Tensor]:
+        """The images of neighbouring groups of one size in one tensor (V * B, 3, S, S) each: they share a pass through the network."""
+        found = []
+        for _, run in groupby(self.groups, key=lambda group: group.images.shape[-1]):
+            flat = [group.flat() for group in run]
+            found.append(flat[0] if len(flat) == 1 else torch.cat(flat))
+        return found
 
-    def _tensors(self) -> list[list[Tensor]]:
-        return [self.images, self.rectangles, self.flips, self.photometric]
+    def _mapped(self, change: Callable[[Tensor], Tensor], *, colours: bool) -> "Views":
+        groups = [
+            ViewGroup(
+                change(group.images),
+                change(group.rectangles),
+                change(group.flips),
+                change(group.colours) if colours else group.colours,
+                None if group.masks is None else change(group.masks),
+            )
+            for group in self.groups
+        ]
+        return replace(self, groups=tuple(groups))
+
+    def pin_memory(self) -> "Views":
+        """Moves the tensors to page-locked memory (called by the loader)."""
+        return self._mapped(torch.Tensor.pin_memory, colours=True)
+
+    def prepared(self, device: torch.device, normalise: Callable[[Tensor], Tensor]) -> "Views":
+        """On a device, in their colours, as a network wants them.
+
+        Args:
+            device: Where to.
+            normalise: (N, 3, S, S) float32 in [0, 1] -> the network's input.
+        """
+        moved = self._mapped(lambda tensor: tensor.to(device, non_blocking=True), colours=False)
+        groups = [
+            replace(group, images=normalise(apply_colours(group.flat(), group.colours.flatten(0, 1))).unflatten(
+                0, group.images.shape[:2]
+            ))
+            for group in moved.groups
+        ]  # fmt: skip
+        return replace(moved, groups=tuple(groups))
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
@@ -123,22 +189,23 @@ class ViewDataset(Dataset[dict[str, Any]]):
         self,
         manifests: Sequence[Manifest],
         groups: Sequence[ViewSettings],
-        photometric: PhotometricSettings,
         *,
         seed: int,
         max_pixels: int,
+        patch: int = 16,
     ) -> None:
-        """Args:
-        manifests: One or more; indices run through them one after another.
-        groups: The view groups a method asked for.
-        photometric: Colour augmentation to draw for each view.
-        seed: Of the run.
-        max_pixels: Larger images are unreadable.
+        """Makes views of the images of manifests.
+
+        Args:
+            manifests: One or more; indices run through them one after another.
+            groups: The view groups a method asked for.
+            seed: Of the run.
+            max_pixels: Larger images are unreadable.
+            patch: Side of the patches that masks hide, pixels.
         """
         self.images = ImageSource(manifests, max_pixels=max_pixels)
         self.groups = list(groups)
-        self.photometric = photometric
-        self.seed = seed
+        self.seed, self.patch = seed, patch
 
     def __len__(self) -> int:
         return len(self.images)
@@ -147,43 +214,44 @@ class ViewDataset(Dataset[dict[str, Any]]):
         epoch, index = key
         generator = sample_generator(self.seed, epoch, index)
         index, image, original, unreadable = self.images.readable(index)
-        views: list[list[NDArray[np.uint8]]] = []
-        rectangles, flips, photometric = [], [], []
-        for group in self.groups:
-            views.append([])
-            for _ in range(group.count):
-                rectangle = draw_rectangle(generator, *original, group.scale)
-                flip = bool(generator.random() < 0.5) and group.augment
-                views[-1].append(cut(image, original, rectangle, size=(group.size, group.size), flip=flip))
-                rectangles.append(rectangle)
-                flips.append(flip)
-                photometric.append(draw_photometric(generator, self.photometric if group.augment else NO_CHANGE))
-        return {
-            "views": [np.stack(group) for group in views],
-            "rectangles": np.array(rectangles, dtype=np.float32),
-            "flips": np.array(flips),
-            "photometric": np.stack(photometric),
-            "index": index,
-            "unreadable": unreadable,
-        }
+        groups = [self._views(generator, image, original, group) for group in self.groups]
+        # Masks are drawn last: a learner's views are the same with and without them.
+        masks = [
+            draw_masks(generator, group.count, (group.size // self.patch,) * 2, group.mask) if group.mask else None
+            for group in self.groups
+        ]
+        return {"groups": groups, "masks": masks, "index": index, "size": original, "unreadable": unreadable}
 
-    def collate(self, samples: list[dict[str, Any]]) -> ViewBatch:
-        """Stacks samples into a `ViewBatch`."""
-        bounds = np.cumsum([0] + [group.count for group in self.groups])
+    def _views(
+        self, generator: np.random.Generator, image: Image.Image, original: tuple[int, int], group: ViewSettings
+    ) -> list[NDArray[Any]]:
+        """Images (V, 3, S, S), rectangles (V, 4), flips (V,) and colours (V, 7) of one group."""
+        views, rectangles, flips, colours = [], [], [], []
+        for _ in range(group.count):
+            rectangle = draw_rectangle(generator, *original, group.scale)
+            flip = bool(generator.random() < group.flip)
+            size = (group.size, group.size)
+            views.append(cut(image, original, rectangle, size=size, flip=flip, interpolation=group.interpolation))
+            rectangles.append(rectangle)
+            flips.append(flip)
+            colours.append(draw_colours(generator, group.colours))
+        return [np.stack(views), np.array(rectangles, dtype=np.float32), np.array(flips), np.stack(colours)]
 
-        def grouped(name: str) -> list[Tensor]:
-            stacked = torch.from_numpy(np.stack([sample[name] for sample in samples], axis=1))
-            return [stacked[a:b] for a, b in itertools.pairwise(bounds)]
+    def collate(self, samples: list[dict[str, Any]]) -> Views:
+        """Stacks samples."""
 
-        return ViewBatch(
-            images=[
-                torch.from_numpy(np.stack([sample["views"][g] for sample in samples], axis=1))
-                for g in range(len(self.groups))
-            ],
-            rectangles=grouped("rectangles"),
-            flips=grouped("flips"),
-            photometric=grouped("photometric"),
+        def stacked(arrays: list[NDArray[Any]]) -> Tensor:
+            return torch.from_numpy(np.stack(arrays, axis=1))
+
+        groups = []
+        for place in range(len(self.groups)):
+            parts = [stacked([sample["groups"][place][part] for sample in samples]) for part in range(4)]
+            masks = [sample["masks"][place] for sample in samples]
+            groups.append(ViewGroup(*parts, None if masks[0] is None else stacked(masks)))
+        return Views(
+            groups=tuple(groups),
             indices=torch.tensor([sample["index"] for sample in samples]),
+            sizes=torch.tensor([sample["size"] for sample in samples]),
             unreadable=[entry for sample in samples for entry in sample["unreadable"]],
         )
 
@@ -250,44 +318,3 @@ def first_readable(
         f"{len(unreadable)} images in a row cannot be read, the first is {unreadable[0][0]} ({unreadable[0][1]}): "
         "is the folder still mounted?"
     )
-
-
-def epoch_order(num_images: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of an epoch: a permutation that depends only on (seed, epoch)."""
-    return np.random.default_rng([seed, epoch, 0x0DE5]).permutation(num_images)
-
-
-class BatchOrder:
-    """The batches of one epoch for one process, from a given step on: lists of (epoch, index).
-
-    The global batch of a step is the same whatever the number of processes: process r takes the r-th part of each micro-batch.
-    """
-
-    def __init__(
-        self,
-        num_images: int,
-        *,
-        seed: int,
-        epoch: int,
-        batch_size: int,
-        accumulate: int,
-        rank: int,
-        world_size: int,
-        start: int,
-    ) -> None:
-        """`start`: the first step of the epoch that is still to do."""
-        self.num_images, self.seed, self.epoch = num_images, seed, epoch
-        self.batch_size, self.accumulate = batch_size, accumulate
-        self.rank, self.world_size, self.start = rank, world_size, start
-
-    def __len__(self) -> int:
-        return (self.num_images // self.batch_size - self.start) * self.accumulate
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = epoch_order(self.num_images, seed=self.seed, epoch=self.epoch)
-        micro = self.batch_size // self.accumulate
-        share = micro // self.world_size
-        for step in range(self.start, self.num_images // self.batch_size):
-            for part in range(self.accumulate):
-                first = step * self.batch_size + part * micro + self.rank * share
-                yield [(self.epoch, int(index)) for index in order[first : first + share]]

@@ -1,5 +1,7 @@
 """Pixel-to-pixel alignment (P2P): the same place of an image, seen in two views, should have the same embedding."""
 
+from typing import Literal
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -7,12 +9,18 @@ from torch import Tensor
 
 
 def overlap_grids(
-    first: Tensor, second: Tensor, first_flip: Tensor, second_flip: Tensor, *, size: int, published: bool = False
+    first: Tensor,
+    second: Tensor,
+    first_flip: Tensor,
+    second_flip: Tensor,
+    *,
+    size: int,
+    points: Literal["centres", "edges"] = "centres",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Where to sample the two feature maps so that they show the same `size` x `size` places (PASS section 5.3.1).
 
-    Places are spread evenly over the common rectangle. By default they are the centres of size x size equal cells, which never lie on a
-    view's border. The published code puts them from edge to edge: there half of the bilinear weight falls outside the map.
+    Places are spread evenly over the common rectangle: the centres of size x size equal cells, which never lie on a view's border, or, as the
+    published code has them, from edge to edge, where half of the bilinear weight falls outside the map.
 
     Args:
         first: (B, 4) rectangles left, top, width, height of the first views, in pixels of the original images.
@@ -20,43 +28,44 @@ def overlap_grids(
         first_flip: (B,) bool, whether the first views were mirrored left to right.
         second_flip: (B,) bool.
         size: Points a side, >= 1.
-        published: Edge to edge; grids of pairs that do not overlap are -2 everywhere.
+        points: centres or edges.
 
     Returns:
         Two (B, size, size, 2) grids for `grid_sample(align_corners=False)`, last axis (x, y) in [-1, 1], and (B,) bool, whether the pair
-        overlaps at all. Grids of pairs that do not overlap must not be used.
+        overlaps at all. Grids of pairs that do not must not be used; of `edges` they are -2 everywhere, far outside, as published.
     """
     low = torch.maximum(first[:, :2], second[:, :2])
     high = torch.minimum(first[:, :2] + first[:, 2:], second[:, :2] + second[:, 2:])
     overlaps = (high > low).all(dim=1)
-    if published:
+    if points == "edges":
         steps = torch.linspace(0.0, 1.0, size, device=first.device, dtype=first.dtype)
     else:
         steps = (torch.arange(size, device=first.device, dtype=first.dtype) + 0.5) / size
-    points = low[:, None, :] + (high - low)[:, None, :] * steps[None, :, None]  # (B, size, 2): x and y coordinates
+    places = low[:, None, :] + (high - low)[:, None, :] * steps[None, :, None]  # (B, size, 2): x and y coordinates
 
     def grid(rectangle: Tensor, flip: Tensor) -> Tensor:
-        unit = (points - rectangle[:, None, :2]) / rectangle[:, None, 2:]
+        unit = (places - rectangle[:, None, :2]) / rectangle[:, None, 2:]
         x = torch.where(flip[:, None], 1 - unit[..., 0], unit[..., 0]) * 2 - 1
         y = unit[..., 1] * 2 - 1
         stacked = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
-        return torch.where(overlaps[:, None, None, None], stacked, stacked.new_full((), -2.0)) if published else stacked
+        if points == "edges":
+            return torch.where(overlaps[:, None, None, None], stacked, stacked.new_full((), -2.0))
+        return stacked
 
     return grid(first, first_flip), grid(second, second_flip), overlaps
 
 
-def sample_points(features: Tensor, grid: Tensor, *, published: bool = False) -> Tensor:
+def sample_points(features: Tensor, grid: Tensor, *, padding: Literal["border", "zeros"] = "border") -> Tensor:
     """Features at the points of a grid, bilinear.
 
     Args:
         features: (B, D, H, W) map of a view.
         grid: (B, S, S, 2) from `overlap_grids`.
-        published: Zeros outside the map, which halves vectors at its border; by default the border's own values continue.
+        padding: border: the map's border continues outside; zeros: as the published code has it, which halves vectors there.
 
     Returns:
         (B, D, S, S).
     """
-    padding = "zeros" if published else "border"
     return F.grid_sample(features, grid.to(features.dtype), mode="bilinear", padding_mode=padding, align_corners=False)
 
 

@@ -1,23 +1,38 @@
-"""Representation learners by name."""
+"""Representation learners by name: names only, a learner's module is imported when it is asked for."""
 
-from collections.abc import Callable
+import difflib
+import importlib
+from typing import TYPE_CHECKING
 
 from luss.errors import LussError
-from luss.methods.base import Method
-from luss.methods.pass_s import PassS
-from luss.methods.swav import SwAV
-from luss.models.backbone import Backbone
-from luss.settings import PretrainSettings
 
-METHODS: dict[str, Callable[[Backbone, PretrainSettings], Method]] = {"swav": SwAV, "pass_s": PassS}
+if TYPE_CHECKING:
+    from luss.methods.base import Method
+    from luss.settings import MethodSettings
+
+METHODS = {"swav": "luss.methods.swav:SwAV", "pass_s": "luss.methods.pass_s:PassS"}
+"""Name -> module and class."""
 
 
-def build_method(backbone: Backbone, settings: PretrainSettings) -> Method:
-    """The method that `settings.method` names.
+def method_class(name: str) -> "type[Method]":
+    """The learner of a name.
 
     Raises:
-        LussError: Unknown name.
+        LussError: There is none; names the nearest.
     """
-    if settings.method not in METHODS:
-        raise LussError(f"pretrain.method is {settings.method!r}: choose one of {', '.join(sorted(METHODS))}")
-    return METHODS[settings.method](backbone, settings)
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.4)
+        hint = f" did you mean {near[0]}?" if near else ""
+        raise LussError(f"pretrain.method is {name!r}:{hint} the methods are {', '.join(sorted(METHODS))}")
+    module, _, attribute = METHODS[name].partition(":")
+    found: type[Method] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def settings_of_method(name: str) -> "type[MethodSettings]":
+    """The class of a learner's settings block.
+
+    Raises:
+        LussError: As `method_class`.
+    """
+    return method_class(name).Settings

@@ -1,82 +1,101 @@
 """PASS_s: SwAV with pixel-to-pixel alignment and deep-to-shallow supervision (PASS section 5.3; losses as in the published code)."""
 
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from luss.data.views import ViewGroup, Views
 from luss.errors import LussError
 from luss.losses.pixel_alignment import overlap_grids, pixel_alignment, sample_points
 from luss.losses.swapped_prediction import swapped_prediction
-from luss.methods.base import Method, Progress, StepOutput, Views
-from luss.methods.forward import backbone_views, pool
-from luss.methods.online_clustering import OnlineClustering
-from luss.methods.swav import multi_crop_groups
-from luss.models.backbone import Backbone
+from luss.methods.base import Given
+from luss.methods.swav import SwAV, SwAVSettings
 from luss.models.heads import ShallowHead, pixel_predictor, pixel_projector
-from luss.settings import PretrainSettings, ViewSettings
+from luss.settings import MethodSettings
+from luss.settings.fields import at_least, setting, weights
+from luss.training.task import Progress, StepOutput
 
 
-class PassS(Method):
+@dataclass
+class PassSSettings(SwAVSettings):
+    """Method `pass_s`: SwAV + pixel-to-pixel alignment (P2P) + deep-to-shallow supervision (D2S)."""
+
+    name: str = "pass_s"
+    # Weights of the deep clustering loss and of each shallow stage; the sum is divided by the total weight.
+    deep_weight: float = at_least(0, 1.0)
+    shallow_stages: list[int] = setting([3])
+    shallow_weights: list[float] = weights([1.0])
+    pixel_alignment_weight: float = at_least(0, 1.0)
+    # Points a side sampled in the common region of two global views; 0 = the side of the last feature map.
+    grid_size: int = at_least(0, 7)
+    # Where points lie in their cells, what is read outside of a map, and which pairs of views count. The published code: edges, zeros, all.
+    points: Literal["centres", "edges"] = "centres"
+    padding: Literal["border", "zeros"] = "border"
+    pairs: Literal["overlapping", "all"] = "overlapping"
+
+    def problems(self) -> list[str]:
+        """A weight for every stage, and some weight for the clustering loss."""
+        found = super().problems()
+        if len(self.shallow_weights) != len(self.shallow_stages):
+            found.append(
+                f"shallow_weights has {len(self.shallow_weights)} entries for {len(self.shallow_stages)} stages in "
+                "shallow_stages: give one weight a stage"
+            )
+        if not self.deep_weight + sum(self.shallow_weights):
+            found.append("deep_weight and shallow_weights are all 0: the clustering loss needs one of them")
+        return found
+
+
+class PassS(SwAV):
     """(w_e L_e + sum of w_s L_s) / (w_e + sum of w_s) + w_p L_P2P.
 
     L_e is SwAV's loss; L_s the deep-to-shallow loss of shallow stage s; L_P2P aligns the pixels of the first two global views.
     """
 
-    def __init__(self, backbone: Backbone, settings: PretrainSettings) -> None:
-        """Builds the heads for a backbone; `settings` is the pretrain block.
+    Settings: ClassVar[type[MethodSettings]] = PassSSettings
+    settings: PassSSettings
+
+    def __init__(self, settings: PassSSettings, given: Given) -> None:
+        """Adds the heads of both losses.
 
         Raises:
-            LussError: A shallow stage that the backbone does not have, or weights of another number than stages.
+            LussError: A shallow stage that the backbone does not have.
         """
-        super().__init__()
-        own = settings.pass_s
-        if len(own.shallow_weights) != len(own.shallow_stages):
-            raise LussError(
-                f"pretrain.pass_s.shallow_weights has {len(own.shallow_weights)} entries for {len(own.shallow_stages)} stages in "
-                "pretrain.pass_s.shallow_stages: give one weight a stage"
-            )
-        last = len(backbone.channels)
-        for stage in own.shallow_stages:
+        super().__init__(settings, given)
+        backbone, last = self.backbone, len(self.backbone.channels)
+        for stage in settings.shallow_stages:
             if not 1 <= stage < last:
                 raise LussError(
-                    f"pretrain.pass_s.shallow_stages: {stage} is not one of 1 to {last - 1} of {backbone.name}"
+                    f"pretrain.method.shallow_stages: {stage} is not one of 1 to {last - 1} of {backbone.name}"
                 )
-        if settings.global_views.count < 2:
-            raise LussError(f"pretrain.global_views.count is {settings.global_views.count}: pixel alignment needs 2")
-        self.backbone = backbone
-        self.settings = settings
-        self.clustering = OnlineClustering(
-            backbone.num_channels, settings.clustering, batch_size=settings.batch_size // settings.accumulate
-        )
         hidden, dim = settings.clustering.hidden_dim, settings.clustering.embedding_dim
-        if own.pixel_alignment_weight:
+        if settings.pixel_alignment_weight:
             # Parameters that no loss reaches would stop distributed training.
             self.pixel_projector = pixel_projector(backbone.num_channels, hidden, dim)
             self.pixel_predictor = pixel_predictor(dim)
         # Stage s (1 = the first that is returned) has index s - 1.
         self.shallow = nn.ModuleDict(
-            {str(stage): ShallowHead(backbone.channels[stage - 1], hidden, dim) for stage in own.shallow_stages}
+            {str(stage): ShallowHead(backbone.channels[stage - 1], hidden, dim) for stage in settings.shallow_stages}
         )
 
-    @property
-    def view_groups(self) -> tuple[ViewSettings, ...]:
-        """Two global views and any number of local ones, as SwAV."""
-        return multi_crop_groups(self.settings)
-
-    def forward(self, views: Views, progress: Progress) -> StepOutput:
+    def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """All three losses; scalars: `swav`, `d2s_<stage>`, `p2p` and SwAV's signs of collapse."""
-        own = self.settings.pass_s
-        maps = backbone_views(self.backbone, views)
-        vectors = [pool(group[-1]) for group in maps]
-        deep, codes, scalars = self.clustering.loss(vectors, progress, num_images=len(views.indices))
+        own, num_images = self.settings, len(inputs.indices)
+        features = [self.backbone(group.flat()) for group in inputs.groups]
+        deep, codes, scalars = self.clustering.loss(
+            [group.pooled() for group in features], progress, num_images=num_images
+        )
         total, weight_sum = own.deep_weight * deep, own.deep_weight
         for stage, weight in zip(own.shallow_stages, own.shallow_weights, strict=True):
-            loss = self.deep_to_shallow(stage, maps[0][stage - 1], codes)
+            loss = self.deep_to_shallow(stage, features[0].maps[stage - 1], codes)
             scalars[f"d2s_{stage}"] = loss.detach()
             total, weight_sum = total + weight * loss, weight_sum + weight
         total = total / weight_sum
         if own.pixel_alignment_weight:
-            alignment = self.align(maps[0][-1], views)
+            alignment = self.align(features[0].last, inputs.groups[0])
             scalars["p2p"] = alignment.detach()
             total = total + own.pixel_alignment_weight * alignment
         return StepOutput(total, scalars)
@@ -95,28 +114,18 @@ class PassS(Method):
             scores = torch.split(F.linear(embeddings, prototypes), codes[0].shape[0])
         return swapped_prediction(scores, codes, temperature=self.settings.clustering.temperature)
 
-    def align(self, features: Tensor, views: Views) -> Tensor:
-        """L_P2P of the first two global views: (V * B, L, H, W) last feature maps -> scalar in [-1, 1]."""
-        own = self.settings.pass_s
-        num_images = len(views.indices)
+    def align(self, features: Tensor, group: ViewGroup) -> Tensor:
+        """L_P2P of the two global views of `group`: (2 * B, L, H, W) last feature maps -> scalar in [-1, 1]."""
+        own, num_images = self.settings, group.images.shape[1]
         # Pairs without common pixels are left out of the mean only: their features still are in the statistics of the batch norms.
-        rectangles, flips = views.rectangles[0], views.flips[0]
-        projected = self.pixel_projector(features[: 2 * num_images]).float()
-        first_grid, second_grid, overlaps = overlap_grids(
-            rectangles[0].float(),
-            rectangles[1].float(),
-            flips[0],
-            flips[1],
-            size=own.grid_size or features.shape[-1],
-            published=own.published,
+        projected = self.pixel_projector(features).float()
+        grids = overlap_grids(
+            *group.rectangles.float(), *group.flips, size=own.grid_size or features.shape[-1], points=own.points
         )
-        first = sample_points(projected[:num_images], first_grid, published=own.published)
-        second = sample_points(projected[num_images:], second_grid, published=own.published)
+        first, second = (
+            sample_points(each, grid, padding=own.padding)
+            for each, grid in zip(projected.split(num_images), grids[:2], strict=True)
+        )
         predicted = self.pixel_predictor(torch.cat([first, second])).float()
-        return pixel_alignment(
-            predicted[:num_images], predicted[num_images:], first, second, valid=None if own.published else overlaps
-        )
-
-    def after_backward(self, progress: Progress) -> None:
-        """Freezes the prototypes during the first steps."""
-        self.clustering.drop_frozen_gradient(progress)
+        valid = grids[2] if own.pairs == "overlapping" else None
+        return pixel_alignment(*predicted.split(num_images), first, second, valid=valid)

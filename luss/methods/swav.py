@@ -1,40 +1,62 @@
 """SwAV: learning by predicting one view's cluster from another view (Caron et al. 2020)."""
 
-from luss.methods.base import Method, Progress, StepOutput, Views
-from luss.methods.forward import backbone_views, pool
-from luss.methods.online_clustering import OnlineClustering
-from luss.models.backbone import Backbone
-from luss.settings import PretrainSettings, ViewSettings
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from luss.data.views import Views
+from luss.methods.base import Given, Method
+from luss.methods.clustering import OnlineClustering
+from luss.settings import ClusteringSettings, MethodSettings, TrainSettings, ViewSettings
+from luss.training.task import Progress, StepOutput
 
 
-def multi_crop_groups(settings: PretrainSettings) -> tuple[ViewSettings, ...]:
-    """The global views and, where there are any, the local ones."""
-    return tuple(group for group in (settings.global_views, settings.local_views) if group.count)
+@dataclass
+class SwAVSettings(MethodSettings):
+    """Method `swav`: two global views, any number of local ones, and a clustering head."""
+
+    name: str = "swav"
+    global_views: ViewSettings = field(default_factory=lambda: ViewSettings(2, 224, (0.14, 1.0)))
+    local_views: ViewSettings = field(default_factory=lambda: ViewSettings(6, 96, (0.05, 0.14)))
+    clustering: ClusteringSettings = field(default_factory=ClusteringSettings)
+
+    def problems(self) -> list[str]:
+        """Codes come from exactly two views."""
+        count = self.global_views.count
+        return [] if count == 2 else [f"global_views.count is {count}: {self.name} compares exactly 2"]
+
+    def fits(self, training: TrainSettings) -> list[str]:
+        """The queue holds a batch."""
+        return [f"clustering.{problem}" for problem in self.clustering.too_short(training.images_a_pass)]
 
 
 class SwAV(Method):
     """Backbone, projector, prototypes; loss: swapped prediction over global and local views."""
 
-    def __init__(self, backbone: Backbone, settings: PretrainSettings) -> None:
-        """Builds the heads for a backbone; `settings` is the pretrain block."""
-        super().__init__()
-        self.backbone = backbone
+    Settings: ClassVar[type[MethodSettings]] = SwAVSettings
+
+    def __init__(self, settings: SwAVSettings, given: Given) -> None:
+        """Builds backbone and clustering head."""
+        super().__init__(settings, given)
         self.settings = settings
         self.clustering = OnlineClustering(
-            backbone.num_channels, settings.clustering, batch_size=settings.batch_size // settings.accumulate
+            self.backbone.num_channels, settings.clustering, batch_size=given.images_a_pass
         )
 
     @property
-    def view_groups(self) -> tuple[ViewSettings, ...]:
-        """Two global views and any number of local ones."""
-        return multi_crop_groups(self.settings)
+    def views(self) -> tuple[ViewSettings, ...]:
+        """The global views and, where there are any, the local ones."""
+        return tuple(group for group in (self.settings.global_views, self.settings.local_views) if group.count)
 
-    def forward(self, views: Views, progress: Progress) -> StepOutput:
+    def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Swapped prediction loss; scalars: loss parts and signs of collapse."""
-        vectors = [pool(maps[-1]) for maps in backbone_views(self.backbone, views)]
-        loss, _, scalars = self.clustering.loss(vectors, progress, num_images=len(views.indices))
+        vectors = [self.backbone(group.flat()).pooled() for group in inputs.groups]
+        loss, _, scalars = self.clustering.loss(vectors, progress, num_images=len(inputs.indices))
         return StepOutput(loss, scalars)
 
     def after_backward(self, progress: Progress) -> None:
         """Freezes the prototypes during the first steps."""
         self.clustering.drop_frozen_gradient(progress)
+
+    def prototypes(self) -> OnlineClustering:
+        """The clustering head."""
+        return self.clustering

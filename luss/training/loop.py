@@ -14,30 +14,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from luss.data.views import BatchOrder
+from luss.data.order import RemainingBatches
 from luss.errors import LussError
-from luss.methods.base import Progress, StepOutput
 from luss.progress import Interrupted, Reporter, StopFlag
 from luss.settings import TrainSettings
 from luss.training import distributed
 from luss.training.checkpoint import load_newest, random_state, restore_random_state, save_checkpoint
-from luss.training.optim import build_optimizer, lr_at, scaled_lr
+from luss.training.optim import build_optimizer, clip, scaled_lr, set_schedules
 from luss.training.precision import Precision
 from luss.training.sync_batch_norm import synchronise_batch_norm
+from luss.training.task import Progress, StepOutput, Task
 from luss.training.workers import initialise_worker
-
-
-class TrainedModule(Protocol):
-    """What the loop asks of a model; every `luss.methods.base.Method` is one."""
-
-    def __call__(self, inputs: Any, progress: Progress) -> StepOutput:
-        """The loss of a batch."""
-
-    def after_backward(self, progress: Progress) -> None:
-        """Before the optimiser's step."""
-
-    def after_step(self, progress: Progress) -> None:
-        """After the optimiser's step."""
 
 
 class AddressedDataset(Protocol):
@@ -59,9 +46,8 @@ class TrainJob:
 
     Attributes:
         key: Configuration block, for messages.
-        model: An `nn.Module` that is also a `TrainedModule`.
+        model: What trains; turns batches of the data set into its own inputs.
         dataset: Addressed by (epoch, index).
-        prepare: Turns a collated batch into the model's inputs on the device.
         settings: Length, batch, optimiser, precision.
         folder: Where checkpoints go.
         device: Of this process.
@@ -72,9 +58,8 @@ class TrainJob:
     """
 
     key: str
-    model: nn.Module
+    model: Task
     dataset: AddressedDataset
-    prepare: Callable[[Any, torch.device], Any]
     settings: TrainSettings
     folder: Path
     device: torch.device
@@ -118,7 +103,7 @@ class Trainer:
             self.model = synchronise_batch_norm(self.model, job.device)
         if settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(self.model.parameters(), settings, key=job.key)
+        self.optimizer = build_optimizer(self.model, settings)
         self.position = _Position()
         self._restore()
         self.forward: Any = torch.compile(self.model) if settings.compile else self.model
@@ -178,12 +163,8 @@ class Trainer:
         self.model.train()
         while self.position.step < self.num_steps:
             step = self.position.step
-            progress = Progress(
-                step=step,
-                num_steps=self.num_steps,
-                epoch=step // self.steps_per_epoch,
-                log=step % settings.log_every == 0 or step == self.num_steps - 1,
-            )
+            log = step % settings.log_every == 0 or step == self.num_steps - 1
+            progress = Progress(step, self.num_steps, self.steps_per_epoch, log)
             output = self._step(batches, progress, clock)
             self.position.step += 1
             clock.images += settings.batch_size
@@ -199,16 +180,7 @@ class Trainer:
     def _step(self, batches: Iterator[Any], progress: Progress, clock: "_Clock") -> StepOutput:
         """One optimiser step over `accumulate` micro-batches; returns the last one's output with the mean loss."""
         settings, job = self.job.settings, self.job
-        warmup = round(settings.warmup_epochs * self.steps_per_epoch)
-        lr = lr_at(
-            progress.step,
-            num_steps=self.num_steps,
-            warmup_steps=warmup,
-            peak=scaled_lr(settings),
-            final=self._final_lr(),
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        self.lr = set_schedules(self.optimizer, settings, progress)
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=job.device)
         output: StepOutput | None = None
@@ -217,7 +189,7 @@ class Trainer:
                 batch = next(batches)
             for path, reason in batch.unreadable:
                 job.on_unreadable(path, reason)
-            inputs = job.prepare(batch, job.device)
+            inputs = self.model.prepare(batch, job.device)
             with _no_sync(self.forward, part < settings.accumulate - 1):
                 with self.precision.autocast():
                     output = self.forward(inputs, progress)
@@ -225,12 +197,12 @@ class Trainer:
             total += output.loss.detach() / settings.accumulate
         assert output is not None
         self.model.after_backward(progress)
-        self.precision.step(self.optimizer, clip=settings.clip_grad, parameters=self.model.parameters())
+        clips = settings.optimizer.clip != "none"
+        self.precision.step(
+            self.optimizer, clip=(lambda: clip(self.model.parameters(), settings.optimizer)) if clips else None
+        )
         self.model.after_step(progress)
         return StepOutput(total, output.scalars)
-
-    def _final_lr(self) -> float:
-        return self.job.settings.final_lr * self.job.settings.batch_size / self.job.settings.lr_batch_size
 
     def _log(self, progress: Progress, output: StepOutput, clock: "_Clock") -> None:
         scalars = {name: distributed.mean_over_processes(value) for name, value in output.scalars.items()}
@@ -241,12 +213,11 @@ class Trainer:
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"loss is {values['loss']}", progress.step)
         rate, waited = clock.read()
-        lr = float(self.optimizer.param_groups[0]["lr"])
         self.job.reporter.metrics(
             {
                 "step": progress.step,
-                "epoch": progress.epoch,
-                "lr": lr,
+                "epoch": int(progress.epoch),
+                "lr": self.lr,
                 **values,
                 "images_per_second": rate,
                 "data_wait": waited,
@@ -275,13 +246,22 @@ class Trainer:
         reporter.message(
             f"{self.job.key}: {len(self.job.dataset)} images, {settings.epochs} epochs of {self.steps_per_epoch} steps, global batch "
             f"{settings.batch_size} = {distributed.world_size()} process(es) x {settings.accumulate} x {self.share}; lr "
-            f"{settings.lr:g} for a batch of {settings.lr_batch_size} -> {scaled_lr(settings):g}; {settings.optimizer}, "
+            f"{settings.lr:g} for a batch of {settings.lr_batch_size} -> {scaled_lr(settings):g}; {settings.optimizer.name}, "
             f"{self.precision.name} on {self.job.device}"
         )
 
     def _loader(self) -> DataLoader[Any]:
         job, settings = self.job, self.job.settings
-        order = _RemainingBatches(self)
+        order = RemainingBatches(
+            len(job.dataset),
+            seed=job.seed,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            accumulate=settings.accumulate,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            first_step=self.position.step,
+        )
         dataset: Dataset[Any] = job.dataset  # type: ignore[assignment]
         return DataLoader(
             dataset,
@@ -296,31 +276,6 @@ class Trainer:
         )
 
 
-class _RemainingBatches:
-    """Every batch from the present position to the end, so that loader workers live through all epochs."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer = trainer
-
-    def __len__(self) -> int:
-        return (self.trainer.num_steps - self.trainer.position.step) * self.trainer.job.settings.accumulate
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        trainer, settings = self.trainer, self.trainer.job.settings
-        first = trainer.position.step
-        for epoch in range(first // max(1, trainer.steps_per_epoch), settings.epochs):
-            yield from BatchOrder(
-                len(trainer.job.dataset),
-                seed=trainer.job.seed,
-                epoch=epoch,
-                batch_size=settings.batch_size,
-                accumulate=settings.accumulate,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-                start=max(0, first - epoch * trainer.steps_per_epoch),
-            )
-
-
 class _Clock:
     """Images a second and the share of time spent waiting for data, since the last reading."""
 
@@ -329,27 +284,17 @@ class _Clock:
         self.waited = 0.0
         self.images = 0
 
-    def waiting(self) -> "_Waiting":
-        return _Waiting(self)
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - started
 
     def read(self) -> tuple[float, float]:
         elapsed = max(time.perf_counter() - self.started, 1e-9)
         result = (round(self.images / elapsed, 2), round(self.waited / elapsed, 4))
         self.started, self.waited, self.images = time.perf_counter(), 0.0, 0
         return result
-
-
-class _Waiting:
-    """Adds the time inside a `with` block to a clock's waiting time."""
-
-    def __init__(self, clock: _Clock) -> None:
-        self.clock = clock
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        self.clock.waited += time.perf_counter() - self.started
 
 
 def _own_buffers() -> dict[str, Any]:

@@ -1,47 +1,91 @@
-"""Optimisers and schedules."""
+"""Optimisers: groups of weights, their rates and decay from step to step, and clipping."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 import luss.compat  # noqa: F401  (before timm)
-from luss.errors import LussError
-from luss.settings import TrainSettings
+from luss.settings import OptimizerSettings, TrainSettings
+from luss.training.schedules import cosine, lr_at
+from luss.training.task import Part, Progress, Task
 
 # isort: split
+from timm.models import group_parameters
 from timm.optim._optim_factory import create_optimizer_v2
 
-OPTIMIZERS = ("lars", "larc", "sgd", "adamw")
+# A token or table of positions, by the last part of its name.
+_POSITIONS = ("pos_embed", "cls_token", "dist_token", "reg_token", "mask_token")
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainSettings, *, key: str) -> torch.optim.Optimizer:
-    """An optimiser by name, from timm.
+def build_optimizer(task: Task, settings: TrainSettings) -> torch.optim.Optimizer:
+    """An optimiser from timm over groups of a task's weights.
 
-    `lars` is SGD with layer-wise trust ratios of 0.001, which is what PASS and SwAV run as "LARC without clipping"; weight decay applies
-    to every tensor, biases and batch norms included, as there.
+    `lars` is SGD with layer-wise trust ratios of 0.001, which is what PASS and SwAV run as "LARC without clipping". Every group says how its
+    rate and its weight decay follow from the training's: `lr_scale`, `constant_lr`, `decays` (see `set_schedules`).
 
-    Raises:
-        LussError: Unknown name.
+    Args:
+        task: What trains; weights of one rate, decay and adaptation make a group, in the order of the task's parameters.
+        settings: The stage's.
     """
-    if settings.optimizer not in OPTIMIZERS:
-        raise LussError(f"{key}.optimizer is {settings.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}")
-    trainable = [parameter for parameter in parameters if parameter.requires_grad]
-    # timm's "sgd" is Nesterov's, which needs momentum. Its trust ratios otherwise end where weight decay is 0.
-    name = "momentum" if settings.optimizer == "sgd" and not settings.momentum else settings.optimizer
-    options: dict[str, Any] = {"always_adapt": True} if name in ("lars", "larc") else {}
+    own = settings.optimizer
+    groups: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for parameter, lr_scale, constant, decays in _treated(task, own):
+        adapted = decays or own.decay_norms_and_biases
+        group = groups.setdefault(
+            (lr_scale, constant, decays, adapted),
+            {
+                "params": [],
+                "lr_scale": lr_scale,
+                "constant_lr": constant,
+                "decays": decays,
+                "weight_decay": own.weight_decay if decays else 0.0,
+                # timm's trust ratios otherwise end where weight decay is 0.
+                **({"always_adapt": adapted} if own.name == "lars" else {}),
+            },
+        )
+        group["params"].append(parameter)
+    plain = own.name == "sgd" and not (own.nesterov and own.momentum)
+    options: dict[str, Any] = {"betas": own.betas} if own.name == "adamw" else {"momentum": own.momentum}
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        trainable,
-        opt=name,
+        list(groups.values()),
+        opt="momentum" if plain else own.name,
         lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-        filter_bias_and_bn=False,
+        weight_decay=own.weight_decay,
         **options,
     )
     return optimizer
+
+
+def _treated(task: Task, settings: OptimizerSettings) -> Iterator[tuple[nn.Parameter, float, bool, bool]]:
+    """Every weight that trains: its share of the rate, whether that stays constant, and whether it is decayed."""
+    owner: dict[nn.Parameter, Part] = {}
+    for part in task.parts():
+        for parameter in part.module.parameters():
+            owner.setdefault(parameter, part)
+    scales = _layer_scales(task, settings.layer_decay) if settings.layer_decay != 1 else {}
+    for name, parameter in task.named_parameters():
+        owned = owner.get(parameter)
+        if owned is None or not parameter.requires_grad:
+            continue
+        excluded = (not settings.decay_norms_and_biases and (parameter.ndim <= 1 or name.endswith(".bias"))) or (
+            not settings.decay_positions and name.rpartition(".")[2] in _POSITIONS
+        )
+        yield parameter, owned.lr_scale * scales.get(parameter, 1.0), owned.constant_lr, owned.decay and not excluded
+
+
+def _layer_scales(task: Task, decay: float) -> dict[nn.Parameter, float]:
+    """The share of the rate of each weight of a timm network inside the task: 1 for what follows it, less from layer to layer before."""
+    model = next((module for module in task.modules() if hasattr(module, "group_matcher")), None)
+    if model is None:
+        return {}
+    layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
+    # timm puts the final norm and the classifier behind the last block; here a head of our own is what follows.
+    last = max(layers.values())
+    return {
+        parameter: decay ** (last - layers[name]) for name, parameter in model.named_parameters() if name in layers
+    }
 
 
 def scaled_lr(settings: TrainSettings) -> float:
@@ -49,17 +93,36 @@ def scaled_lr(settings: TrainSettings) -> float:
     return settings.lr * settings.batch_size / settings.lr_batch_size
 
 
-def lr_at(step: int, *, num_steps: int, warmup_steps: int, peak: float, final: float) -> float:
-    """Learning rate of a step: linear warm-up (the first step has one part of it, not 0), then half a cosine from `peak` to `final`.
+def set_schedules(optimizer: torch.optim.Optimizer, settings: TrainSettings, progress: Progress) -> float:
+    """Gives every group its rate and weight decay of a step.
 
-    Args:
-        step: 0 to num_steps - 1.
-        num_steps: Steps of the whole run.
-        warmup_steps: Of which warm-up.
-        peak: Reached at the end of the warm-up.
-        final: Approached at the end.
+    Returns:
+        The training's rate: that of a group with `lr_scale` 1.
     """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-    return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
+    own, peak = settings.optimizer, scaled_lr(settings)
+    lr = lr_at(
+        progress.step,
+        num_steps=progress.num_steps,
+        warmup_steps=round(settings.warmup_epochs * progress.steps_per_epoch),
+        peak=peak,
+        final=settings.final_lr * settings.batch_size / settings.lr_batch_size,
+    )
+    weight_decay = own.weight_decay
+    if own.final_weight_decay is not None:
+        weight_decay = cosine(progress, own.weight_decay, own.final_weight_decay)
+    for group in optimizer.param_groups:
+        group["lr"] = (peak if group.get("constant_lr") else lr) * group.get("lr_scale", 1.0)
+        if group.get("decays", True):
+            group["weight_decay"] = weight_decay
+    return lr
+
+
+def clip(parameters: Iterable[nn.Parameter], settings: OptimizerSettings) -> None:
+    """Shortens gradients to `clip_norm`: that of all weights together, or that of every tensor by itself (DINO)."""
+    if settings.clip == "total":
+        nn.utils.clip_grad_norm_(list(parameters), settings.clip_norm)
+    elif settings.clip == "each":
+        for parameter in parameters:
+            if parameter.grad is not None:
+                scale = settings.clip_norm / (parameter.grad.norm() + 1e-6)
+                parameter.grad.mul_(scale.clamp(max=1.0))

@@ -1,11 +1,11 @@
 """Mixed precision: which number format a device is good at, autocast and loss scaling."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from luss.errors import LussError
 
@@ -68,11 +68,11 @@ class Precision:
         scaled: Tensor = self.scaler.scale(loss)
         return scaled
 
-    def step(self, optimizer: torch.optim.Optimizer, *, clip: float, parameters: Iterable[nn.Parameter]) -> None:
-        """Unscales, clips to a total norm of `clip` (0 = not) and steps; a step with overflown gradients is skipped."""
-        if clip:
+    def step(self, optimizer: torch.optim.Optimizer, *, clip: Callable[[], None] | None = None) -> None:
+        """Unscales, clips where asked to and steps; a step with overflown gradients is skipped."""
+        if clip is not None:
             self.scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(list(parameters), clip)
+            clip()
         self.scaler.step(optimizer)
         self.scaler.update()
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from luss.losses.sinkhorn import sinkhorn
 from luss.losses.swapped_prediction import swapped_prediction
-from luss.methods.base import Progress, effective_rank, normalised_entropy
+from luss.methods.health import effective_rank, normalised_entropy
 from luss.models.heads import image_projector
 from luss.settings import ClusteringSettings
+from luss.training.task import Progress
 
 
 class OnlineClustering(nn.Module):

@@ -8,16 +8,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from luss.data.colours import apply_colours, draw_colours
 from luss.data.images import read_image
-from luss.data.photometric import apply_photometric, draw_photometric
 from luss.data.views import cut, draw_rectangle, first_readable, sample_generator
 from luss.labels.source import LabelSource
-from luss.methods.base import Progress, StepOutput
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
+from luss.training.task import Progress, StepOutput, Task
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class LabelledBatch:
 
     Attributes:
         images: (B, 3, S, S) uint8.
-        photometric: (B, 6) colour augmentation.
+        colours: (B, 7) colour augmentation.
         labels: (B, s, s) int64 ids, 0 = background.
         unreadable: Path and reason of images that were replaced by their successor.
     """
 
     images: Tensor
-    photometric: Tensor
+    colours: Tensor
     labels: Tensor
     unreadable: list[tuple[str, str]]
 
@@ -66,7 +66,7 @@ class LabelledCrops(Dataset[dict[str, Any]]):
         size = self.settings.size
         return {
             "image": cut(image, original, rectangle, size=(size, size), flip=flip),
-            "photometric": draw_photometric(generator, self.settings.photometric),
+            "colours": draw_colours(generator, self.settings.colours),
             "label": self.store.crop(entry, rectangle, size=self.label_side, flip=flip),
             "unreadable": unreadable,
         }
@@ -85,13 +85,13 @@ class LabelledCrops(Dataset[dict[str, Any]]):
         """Stacks samples."""
         return LabelledBatch(
             torch.from_numpy(np.stack([sample["image"] for sample in samples])),
-            torch.from_numpy(np.stack([sample["photometric"] for sample in samples])),
+            torch.from_numpy(np.stack([sample["colours"] for sample in samples])),
             torch.from_numpy(np.stack([sample["label"] for sample in samples]).astype(np.int64)),
             [entry for sample in samples for entry in sample["unreadable"]],
         )
 
 
-class SegmentationTask(nn.Module):
+class SegmentationTask(Task):
     """Cross-entropy between upsampled logits and labels."""
 
     def __init__(self, network: SegmentationNetwork, *, ignored_id: int | None = None) -> None:
@@ -102,9 +102,8 @@ class SegmentationTask(nn.Module):
 
     def prepare(self, batch: LabelledBatch, device: torch.device) -> tuple[Tensor, Tensor]:
         """Normalised images (B, 3, S, S) and labels (B, s, s) on the device."""
-        backbone = self.network.backbone
-        images = apply_photometric(batch.images.to(device), batch.photometric, mean=backbone.mean, std=backbone.std)
-        return images.contiguous(memory_format=torch.channels_last), batch.labels.to(device)
+        images = apply_colours(batch.images.to(device, non_blocking=True), batch.colours)
+        return self.network.backbone.normalise(images), batch.labels.to(device, non_blocking=True)
 
     def forward(self, inputs: tuple[Tensor, Tensor], progress: Progress) -> StepOutput:
         """Mean cross-entropy over counted positions and C + 1 classes, without weights; scalar `pixel_accuracy` in [0, 1].
@@ -124,9 +123,3 @@ class SegmentationTask(nn.Module):
             loss = F.cross_entropy(logits, labels, ignore_index=self.ignored_id, reduction="sum") / num_counted
             accuracy = hits.sum() / num_counted if hits is not None else None
         return StepOutput(loss, {} if accuracy is None else {"pixel_accuracy": accuracy})
-
-    def after_backward(self, progress: Progress) -> None:
-        """Nothing."""
-
-    def after_step(self, progress: Progress) -> None:
-        """Nothing."""

@@ -1,0 +1,60 @@
+"""Views of an image: crops, colours and hidden patches, one block a group."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from luss.settings.fields import above, area, at_least, interval, share, within
+
+
+@dataclass
+class ColourSettings:
+    """Colour augmentation, per view (SwAV's recipe): strengths and probabilities."""
+
+    brightness: float = at_least(0, 0.8)
+    contrast: float = at_least(0, 0.8)
+    saturation: float = at_least(0, 0.8)
+    hue: float = within(0, 0.5, 0.2, ", in turns of the colour circle")
+    jitter_probability: float = share(0.8)
+    grey_probability: float = share(0.2)
+    blur_probability: float = share(0.5)
+    # Standard deviations in pixels of the view.
+    blur_sigma: tuple[float, float] = interval(0, math.inf, (0.1, 2.0))
+    # Inverts what is at least half bright (BYOL, DINO: of one of two global views).
+    solarise_probability: float = share(0.0)
+
+
+def no_colours() -> ColourSettings:
+    """Colours as they are."""
+    return ColourSettings(jitter_probability=0.0, grey_probability=0.0, blur_probability=0.0)
+
+
+@dataclass
+class MaskSettings:
+    """Patches that are hidden from a learner."""
+
+    # uniform: any patches. block: rectangles until about enough is hidden (iBOT). exact_block: rectangles of exactly so many (BEiT, CAE).
+    kind: Literal["uniform", "block", "exact_block"] = "uniform"
+    # Share of the patches, drawn between the two.
+    ratio: tuple[float, float] = interval(0, 1, (0.75, 0.75))
+    # Share of the views that are masked at all.
+    probability: float = share(1.0)
+    # Patches of the smallest rectangle, and the aspects of rectangles.
+    least_block: int = above(0, 4)
+    aspect: tuple[float, float] = interval(0.01, 100, (0.3, 1 / 0.3))
+    # true: every second view of the group hides what the one before it shows.
+    complementary: bool = False
+
+
+@dataclass
+class ViewSettings:
+    """One group of crops of an image: how many, their side in pixels, and the share of the image's area that they cover."""
+
+    count: int = at_least(0, 2)
+    size: int = above(0, 224)
+    scale: tuple[float, float] = area((0.08, 1.0))
+    # Probability that a view is mirrored left to right.
+    flip: float = share(0.5)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    colours: ColourSettings = field(default_factory=ColourSettings)
+    mask: MaskSettings | None = None
