@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from luss.data.views import BatchOrder
+from luss.data.workers import initialise_worker
 from luss.errors import LussError
 from luss.methods.base import Progress, StepOutput
 from luss.progress import Interrupted, Reporter, StopFlag
@@ -24,7 +25,6 @@ from luss.training.checkpoint import load_newest, random_state, restore_random_s
 from luss.training.optim import build_optimizer, lr_at, scaled_lr
 from luss.training.precision import Precision
 from luss.training.sync_batch_norm import synchronise_batch_norm
-from luss.training.workers import initialise_worker
 
 
 class TrainedModule(Protocol):
