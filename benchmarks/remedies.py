@@ -17,7 +17,7 @@ from rich.console import Console
 
 from luss.config import load_config
 from luss.files import read_json
-from stages.runner import run_stages, select
+from stages.running.runner import run_stages, select
 
 # Short, small and without hand-made gradients.
 BASE = [

@@ -36,8 +36,8 @@ def run(config: Config, *words: str, until: str | None = None, force: str | None
     """
     from rich.console import Console
 
-    from stages.preflight import preflight
-    from stages.runner import run_stages, select
+    from stages.running.preflight import preflight
+    from stages.running.runner import run_stages, select
 
     settings, console = _settings(config, words), Console()
     chosen = select(settings, until=until, force=force)
@@ -69,7 +69,7 @@ def run_stage(name: str, config: Config, *words: str, force: bool = False) -> Pa
         LussError: No such stage; a stage that it needs is not done; as `run`.
         Interrupted: As `run`.
     """
-    from stages.runner import run_stages, select
+    from stages.running.runner import run_stages, select
 
     settings = _settings(config, words)
     run_stages(settings, select(settings, only=name), force=name if force else None)

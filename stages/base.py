@@ -24,7 +24,7 @@ from luss.errors import LussError
 from luss.files import TEMPORARY_SUFFIX, create_text, read_json, write_json, write_text
 from luss.progress import Reporter, StopFlag
 from luss.settings import RunSettings
-from stages.lock import living_shards, refuse_living_shards, remove_dead_shard_locks
+from stages.running.lock import living_shards, refuse_living_shards, remove_dead_shard_locks
 
 DONE = "DONE.json"
 STARTED = "STARTED.json"
@@ -32,7 +32,7 @@ PROGRESS = "progress.json"
 SUPERSEDED = "superseded"
 # What a stage needs to go on, and nobody after its end.
 CHECKPOINTS = "checkpoints"
-# Notes of those who make a stage's shards, see `stages.shards`.
+# Notes of those who make a stage's shards, see `stages.sharded`.
 SHARDS = "shards"
 _MASKS = "masks"
 _NOT_PRODUCTS = {
@@ -92,7 +92,7 @@ class Stage(ABC):
     seeded: ClassVar[bool] = False
     # Whether several processes (torchrun) work on it together.
     distributed: ClassVar[bool] = False
-    # Whether it consists of pieces that processes without any tie make one by one (see `stages.shards`).
+    # Whether it consists of pieces that processes without any tie make one by one (see `stages.sharded`).
     sharded: ClassVar[bool] = False
 
     def settings(self, run: RunSettings) -> dict[str, Any]:

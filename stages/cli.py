@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from stages.command import guarded
 from stages.commands import (
     baselines,
     cancel,
@@ -22,6 +21,7 @@ from stages.commands import (
     submit,
 )
 from stages.commands.base import Command
+from stages.commands.stage import guarded
 
 COMMANDS: dict[str, Command] = {
     "run": run,

@@ -20,7 +20,7 @@ from luss.reduce import LocalReduce, Reduce, TorchReduce, in_step
 from luss.settings import RunSettings
 from luss.training import distributed
 from stages.base import CHECKPOINTS, Stage, StageContext
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.manifest import EMBEDDED, data_layout, train_manifest
 
 _CHUNK = 65536

@@ -22,11 +22,11 @@ from luss.predict import Predicted
 from luss.settings import RunSettings
 from luss.training.precision import Precision
 from stages.base import CHECKPOINTS, Stage, StageContext
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.evaluate import count_splits, evaluate_splits, figures, write_metrics
 from stages.manifest import num_files
+from stages.parts.train_semi import semi_labels
 from stages.predict import write_splits
-from stages.train_semi import semi_labels
 
 
 class DistanceMatching(Stage):

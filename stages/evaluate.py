@@ -13,7 +13,7 @@ from luss.errors import LussError
 from luss.files import write_json
 from luss.settings import RunSettings
 from stages.base import Stage, StageContext
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.manifest import data_layout, num_classes
 
 

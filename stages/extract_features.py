@@ -15,9 +15,9 @@ from luss.models.attended import AttendedBackbone, load_attended
 from luss.settings import RunSettings
 from luss.training.precision import Precision
 from stages.base import StageContext, fingerprint
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.manifest import train_manifest_of
-from stages.shards import Batch, Maker, ShardedStage, ShardNotes, ShardPlan
+from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan
 
 
 def attended(context: StageContext) -> AttendedBackbone:
@@ -90,7 +90,7 @@ class ExtractFeatures(ShardedStage):
 
     def plan(self, run: RunSettings, run_folder: Path) -> FeaturePlan:
         """Ranges of `extract_features.shard_size` training images."""
-        from stages.registry import STAGES
+        from stages.pipeline import STAGES
 
         return FeaturePlan(run, run_folder, run_folder / self.name, fingerprint(self, run, STAGES))
 

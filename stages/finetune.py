@@ -13,9 +13,9 @@ from luss.settings import FinetuneSettings
 from luss.training import distributed
 from luss.training.segmentation import LabelledCrops, SegmentationTask
 from stages.base import Stage, StageContext, fingerprint
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.manifest import train_manifest
-from stages.training import train
+from stages.parts.training import train
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Finetune(Stage):
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Starts from the backbone of stage 1; the head is new."""
-        from stages.registry import STAGES
+        from stages.pipeline import STAGES
 
         run = context.run
         settings: FinetuneSettings = getattr(run, self.name)

@@ -17,8 +17,8 @@ from luss.files import read_json
 from luss.progress import Interrupted, StopFlag
 from luss.settings import DataSettings, RunSettings, ShapesSettings
 from stages.base import Stage, StageContext
-from stages.command import stage_main
-from stages.lock import listing_lock
+from stages.commands.stage import stage_main
+from stages.running.lock import listing_lock
 
 EMBEDDED = "shapes"
 # Folder of the listings of evaluated splits, in the manifest's own: it is moved aside with it when the data changes.

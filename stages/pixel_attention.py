@@ -9,9 +9,9 @@ from luss.training import distributed
 from luss.training.attention import AttentionTask, attention_clustering
 from luss.training.representation import view_preparer
 from stages.base import Stage, StageContext
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.manifest import train_manifest
-from stages.training import train
+from stages.parts.training import train
 
 
 class PixelAttentionStage(Stage):

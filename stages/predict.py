@@ -18,9 +18,9 @@ from luss.progress import StopFlag
 from luss.report.contact_sheet import cluster_sheet
 from luss.settings import PredictSettings, RunSettings
 from stages.base import StageContext, fingerprint
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.manifest import evaluated_manifests
-from stages.shards import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, make_missing
+from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, make_missing
 
 Segment = Callable[[Manifest, list[int]], Iterator[Predicted]]
 """Gives the label maps of images of a manifest, in any order."""
@@ -41,7 +41,7 @@ class MaskPlan(ShardPlan):
             stage: Whose masks.
             stop: Ends the listing.
         """
-        from stages.registry import STAGES
+        from stages.pipeline import STAGES
 
         self.folder = run_folder / stage / "masks"
         self.manifests = evaluated_manifests(run, run_folder, stop=stop)

@@ -12,9 +12,9 @@ from luss.settings import RunSettings
 from luss.training import distributed
 from luss.training.representation import view_preparer
 from stages.base import Stage, StageContext
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.manifest import pretrain_manifests
-from stages.training import train
+from stages.parts.training import train
 
 
 class Pretrain(Stage):

@@ -25,10 +25,10 @@ from luss.report.contact_sheet import cluster_sheet
 from luss.settings import RunSettings
 from luss.training.precision import Precision
 from stages.base import StageContext, fingerprint
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.extract_features import attended
 from stages.manifest import data_layout, listed_split, num_classes, train_manifest_of
-from stages.shards import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, make_missing
+from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, make_missing
 
 
 class LabelPlan(ShardPlan):
@@ -75,7 +75,7 @@ class PseudoLabelsStage(ShardedStage):
         return self._plan(run, run_folder, train_manifest_of(run_folder), "labels", "")
 
     def _plan(self, run: RunSettings, run_folder: Path, manifest: Manifest, store: str, prefix: str) -> LabelPlan:
-        from stages.registry import STAGES
+        from stages.pipeline import STAGES
 
         folder = run_folder / self.name
         return LabelPlan(run, manifest, folder / store, ShardNotes(folder, prefix), fingerprint(self, run, STAGES))

@@ -4,9 +4,9 @@ from typing import Any
 
 from luss.data.imagenet_s import Layout
 from luss.settings import RunSettings
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.evaluate import Evaluate
-from stages.train_semi import num_categories
+from stages.parts.train_semi import num_categories
 
 
 class SemiEvaluate(Evaluate):

@@ -2,9 +2,9 @@
 
 from luss.data.imagenet_s import IGNORE
 from stages.base import StageContext
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.finetune import Finetune, Labels
-from stages.train_semi import semi_labels
+from stages.parts.train_semi import semi_labels
 
 
 class SemiFinetune(Finetune):

@@ -1,6 +1,6 @@
 """Semi-supervised 2: masks for every evaluated split, by the network that was trained on masks."""
 
-from stages.command import stage_main
+from stages.commands.stage import stage_main
 from stages.predict import Predict
 
 

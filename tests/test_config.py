@@ -10,7 +10,7 @@ from luss.config import all_keys, changing_settings, load_config, load_stored_co
 from luss.errors import LussError
 from luss.settings import PretrainSettings, RunSettings
 from stages.base import fingerprint
-from stages.registry import ORDER, PROTOCOLS, STAGES
+from stages.pipeline import ORDER, PROTOCOLS, STAGES
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SEMI = ("semi_finetune", "semi_predict", "semi_evaluate")

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from luss.data.images import UnreadableImage
 from luss.data.manifest import Manifest
 from luss.data.views import ImageSource, cut
+from luss.data.workers import initialise_worker
 from luss.settings import ExtractFeaturesSettings, WholeImageSettings
-from luss.training.workers import initialise_worker
 
 
 def target_size(

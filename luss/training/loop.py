@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
 from luss.data.order import RemainingBatches
+from luss.data.workers import initialise_worker
 from luss.errors import LussError
 from luss.progress import Interrupted, Reporter, StopFlag
 from luss.settings import TrainSettings
@@ -24,7 +25,6 @@ from luss.training.optim import build_optimizer, clip, scaled_lr, set_schedules
 from luss.training.precision import Precision
 from luss.training.sync_batch_norm import synchronise_batch_norm
 from luss.training.task import Progress, StepOutput, Task
-from luss.training.workers import initialise_worker
 
 
 class AddressedDataset(Protocol):

@@ -16,7 +16,7 @@ class Command(Protocol):
         ...
 
     def main(self, options: argparse.Namespace) -> None:
-        """Does the work; `stages.command.guarded` turns its errors into messages and exit codes.
+        """Does the work; `stages.commands.stage.guarded` turns its errors into messages and exit codes.
 
         Raises:
             LussError: A mistake that the user can mend.

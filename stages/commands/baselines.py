@@ -43,9 +43,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     """Measures what is missing and prints the table."""
     weights = _checked_weights(options.weights)
-    from stages.baselines import NAMES, UNTRAINED, WEIGHTS, evaluated_splits, record_sub_run, sub_run
-    from stages.runner import run_stages, select
-    from stages.summary import print_results, settings_of_run
+    from stages.running.baselines import NAMES, UNTRAINED, WEIGHTS, evaluated_splits, record_sub_run, sub_run
+    from stages.running.results import print_results, settings_of_run
+    from stages.running.runner import run_stages, select
 
     if options.only is not None and options.only not in NAMES:
         raise LussError(f"there is no baseline {options.only!r}: the baselines are {', '.join(NAMES)}")
@@ -81,10 +81,10 @@ def _measure_simple(run: "RunSettings", names: list[str], console: Console) -> N
     from luss.data.skipped import SkippedFiles
     from luss.device import resolve_device
     from stages.base import PROGRESS, StageContext
-    from stages.baselines import FOLDER, measure_simple
-    from stages.console import ConsoleReporter
-    from stages.lock import run_lock
-    from stages.runner import stop_on_signals
+    from stages.running.baselines import FOLDER, measure_simple
+    from stages.running.console import ConsoleReporter
+    from stages.running.lock import run_lock
+    from stages.running.runner import stop_on_signals
 
     if not names:
         return

@@ -12,9 +12,9 @@ arguments = run_argument
 
 def main(options: argparse.Namespace) -> None:
     """Cancels and says what."""
-    from stages.registry import STAGES
-    from stages.slurm_queue import cancel_run
-    from stages.summary import settings_of_run
+    from stages.jobs.queue import cancel_run
+    from stages.pipeline import STAGES
+    from stages.running.results import settings_of_run
 
     settings_of_run(options.run)
     ended = cancel_run(options.run, list(STAGES))

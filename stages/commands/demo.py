@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from luss.config import load_config
-from stages.command import KEY_VALUE
+from stages.commands.stage import KEY_VALUE
 
 HELP = "the embedded data set through every stage, and an untrained network beside it"
 
@@ -37,9 +37,9 @@ def main(options: argparse.Namespace) -> None:
         options.config, [*options.words, f"name={run.name}-floor", f"output={run.output}-floor", "pretrain.epochs=0"]
     )
     from stages.commands.report import write_report
-    from stages.preflight import preflight
-    from stages.runner import run_stages, select
-    from stages.summary import print_results
+    from stages.running.preflight import preflight
+    from stages.running.results import print_results
+    from stages.running.runner import run_stages, select
 
     console = Console()
     started = time.monotonic()

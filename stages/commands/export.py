@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     """Writes one format."""
     from stages.exports.base import ExportRequest
-    from stages.summary import settings_of_run
+    from stages.running.results import settings_of_run
 
     console = Console()
     module = importlib.import_module(f"stages.exports.{FORMATS[options.format][0]}")

@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
     """Writes a layer, or shows what there is."""
     from luss.labels.store import LabelStore
     from stages.base import DONE
-    from stages.lock import run_lock
+    from stages.running.lock import run_lock
 
     folder = options.run / "pseudo_labels"
     if not (folder / DONE).is_file():

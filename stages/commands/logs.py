@@ -27,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Prints the log of process 0, and names those of the others."""
-    from stages.registry import STAGES
+    from stages.pipeline import STAGES
 
     if options.stage not in STAGES:
         raise LussError(f"there is no stage {options.stage!r}: the stages are {', '.join(STAGES)}")
@@ -50,8 +50,8 @@ def main(options: argparse.Namespace) -> None:
 
 def _find(options: argparse.Namespace) -> list[Path]:
     """Files of the most telling task: one that failed, one at work, the newest; without jobs, the log of `luss run`."""
-    from stages.slurm_jobs import log_files, read_jobs
-    from stages.slurm_queue import task_states
+    from stages.jobs.queue import task_states
+    from stages.jobs.records import log_files, read_jobs
 
     record = read_jobs(options.run, options.stage)
     if options.task:
@@ -78,8 +78,8 @@ def _wait_for_log(options: argparse.Namespace) -> list[Path]:
 
 
 def _alive(options: argparse.Namespace) -> bool:
-    from stages.slurm_jobs import read_jobs
-    from stages.slurm_queue import task_states
+    from stages.jobs.queue import task_states
+    from stages.jobs.records import read_jobs
 
     record = read_jobs(options.run, options.stage)
     return record is not None and any(state.alive for state in task_states(record.jobs).values())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from luss.export.predictions import PredictionFolder, Totals
     from luss.progress import StopFlag
     from luss.segmenter import Segmenter
-    from stages.console import ConsoleReporter
+    from stages.running.console import ConsoleReporter
 
 HELP = "segment any folder of images with a trained model"
 
@@ -73,8 +73,8 @@ def main(options: argparse.Namespace) -> None:
         raise LussError(f"--batch-size is {options.batch_size}: give 1 or more")
     from luss.export.predictions import check_format, claim
     from luss.segmenter import Segmenter, find_model
-    from stages.lock import run_lock
-    from stages.runner import stop_on_signals
+    from stages.running.lock import run_lock
+    from stages.running.runner import stop_on_signals
 
     console = Console()
     find_model(options.model)  # before the images are looked at, which may take long
@@ -156,7 +156,7 @@ def _segment(
     from luss.data.skipped import SkippedFiles
     from luss.export.predictions import PredictionFolder
     from stages.base import PROGRESS
-    from stages.console import ConsoleReporter
+    from stages.running.console import ConsoleReporter
 
     skipped = SkippedFiles(options.out / "skipped.csv")
     console.print(f"listing the images of {options.images}", highlight=False, soft_wrap=True)

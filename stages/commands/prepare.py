@@ -64,7 +64,7 @@ def main(options: argparse.Namespace) -> None:
     from luss.data.imagenet_s_build import build_set
     from luss.data.imagenet_s_build_archive import open_annotations
     from luss.data.imagenet_s_build_sources import ImageNet, Lists
-    from stages.lock import run_lock
+    from stages.running.lock import run_lock
 
     console = Console()
     imagenet = ImageNet.open(options.imagenet)

@@ -82,7 +82,7 @@ def report_source(folder: Path) -> Any:
     """
     from luss.report.source import ReportSource
     from stages.manifest import EMBEDDED, data_layout, num_classes
-    from stages.summary import settings_of_run
+    from stages.running.results import settings_of_run
 
     if not folder.is_dir():
         raise LussError(f"{folder} is not the folder of a run: give one, such as outputs/demo")
@@ -108,7 +108,7 @@ def _stage_rows(run: Any, folder: Path) -> dict[str, Any]:
     from luss.files import read_json
     from luss.report.source import StageRow
     from stages.base import DONE, stage_state
-    from stages.registry import STAGES, stages_of
+    from stages.pipeline import STAGES, stages_of
 
     rows, own = {}, stages_of(run)
     for name, stage in STAGES.items():
@@ -133,7 +133,7 @@ def _stage_rows(run: Any, folder: Path) -> dict[str, Any]:
 def _metric_rows(run: Any) -> tuple[Any, ...]:
     """The results that `luss status` counts as the run's, and its baselines."""
     from luss.report.source import MetricRow
-    from stages.summary import result_rows
+    from stages.running.results import result_rows
 
     found = []
     for row in result_rows(run):

@@ -6,8 +6,8 @@ import sys
 from rich.console import Console
 
 from luss.config import load_config, to_yaml
-from stages.command import KEY_VALUE
 from stages.commands.base import config_arguments
+from stages.commands.stage import KEY_VALUE
 
 HELP = "run every stage that is not done"
 
@@ -43,9 +43,9 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         sys.stdout.write(to_yaml(run))
         return
-    from stages.preflight import preflight
-    from stages.runner import run_stages, select
-    from stages.summary import print_results, status_table
+    from stages.running.preflight import preflight
+    from stages.running.results import print_results, status_table
+    from stages.running.runner import run_stages, select
 
     console = Console()
     chosen = select(run, until=options.until, only=options.only, force=options.force)

@@ -11,7 +11,7 @@ from luss.settings import RunSettings
 from stages.commands.base import run_argument
 
 if TYPE_CHECKING:
-    from stages.slurm_queue import QueueView
+    from stages.jobs.queue import QueueView
 
 HELP = "state of every stage of a run; of submitted ones also the jobs, and what to do next"
 arguments = run_argument
@@ -19,8 +19,8 @@ arguments = run_argument
 
 def main(options: argparse.Namespace) -> None:
     """Prints a table; where jobs were submitted, also their states and the next step."""
-    from stages.slurm_queue import summary, view_queue
-    from stages.summary import settings_of_run, status_table
+    from stages.jobs.queue import summary, view_queue
+    from stages.running.results import settings_of_run, status_table
 
     console, run = Console(), settings_of_run(options.run)
     queue, advice = {}, ""
@@ -36,15 +36,15 @@ def main(options: argparse.Namespace) -> None:
 
 
 def _stages(run: RunSettings) -> list[str]:
-    from stages.registry import stages_of
+    from stages.pipeline import stages_of
 
     return list(stages_of(run))
 
 
 def _advice(run: RunSettings, folder: Path, view: "QueueView") -> str:
     from stages.base import stage_state
-    from stages.registry import STAGES, stages_of
-    from stages.slurm_queue import next_step
+    from stages.jobs.queue import next_step
+    from stages.pipeline import STAGES, stages_of
 
     disk = {name: stage_state(stage, run, folder, STAGES) for name, stage in stages_of(run).items()}
     return next_step(folder, disk, view)

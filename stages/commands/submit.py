@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from luss.config import load_config
-from stages.command import KEY_VALUE
 from stages.commands.base import config_arguments
+from stages.commands.stage import KEY_VALUE
 
 HELP = "submit every stage that is neither done nor queued to SLURM"
 
@@ -59,8 +59,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     """Checks, submits and prints a table."""
     run = load_config(options.config, options.words)
-    from stages.launch import Order, Row, preview, submit
-    from stages.preflight import preflight
+    from stages.jobs.launch import Order, Row, preview, submit
+    from stages.running.preflight import preflight
 
     console = Console()
     preflight(run, console)

@@ -15,9 +15,9 @@ from luss.labels.layers import Layer, cluster_names, current_layer
 from luss.labels.store import LabelStore
 from stages.base import DONE, stage_state
 from stages.exports.base import ExportRequest
-from stages.lock import run_lock
 from stages.manifest import evaluated_manifests, train_manifest_of
-from stages.registry import STAGES
+from stages.pipeline import STAGES
+from stages.running.lock import run_lock
 
 TRAIN = "train"
 _NEWS_SECONDS = 20.0

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 from fork_server import CONTEXT, start_server
 
-from stages.registry import ORDER
+from stages.pipeline import ORDER
 
 TIMEOUT_SECONDS = 300.0
 # Where the time went, which no two runs share.
@@ -134,7 +134,7 @@ def _child(arguments: Sequence[str], log: Path, fault: Fault | None, environment
     # The server hands down its own way of starting processes; loader workers shall start as they do for everybody.
     multiprocessing.set_start_method("fork", force=True)
     from stages.cli import main
-    from stages.command import stage_main
+    from stages.commands.stage import stage_main
 
     if fault is not None:
         _install(fault)

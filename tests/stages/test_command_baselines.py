@@ -14,9 +14,9 @@ from running import Fault, Launcher, Outcome
 from luss.benchmark.evaluator import evaluate_maps
 from luss.data.imagenet_s import read_mask
 from luss.settings import RunSettings
-from stages.baselines import NAMES, baseline_rows
 from stages.commands import baselines
-from stages.summary import settings_of_run
+from stages.running.baselines import NAMES, baseline_rows
+from stages.running.results import settings_of_run
 
 SIMPLE = ["background", "centred_box", "whole_image", "oracle_box"]
 
@@ -148,7 +148,7 @@ def test_published_weights_are_given_by_the_words_that_the_settings_take(
     def start(run: RunSettings, name: str, own: str) -> RunSettings:
         raise Started(name, own)
 
-    monkeypatch.setattr("stages.baselines.sub_run", start)
+    monkeypatch.setattr("stages.running.baselines.sub_run", start)
     with pytest.raises(Started) as started:
         baselines.main(argparse.Namespace(run=finished, only="weights", weights=weights))
     assert started.value.args == ("weights", weights)

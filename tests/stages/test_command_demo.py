@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from running import Launcher, Outcome, copy_until
 
-from stages.registry import ORDER
+from stages.pipeline import ORDER
 
 COLUMNS = ("miou", "boundary_miou", "image_accuracy", "f_measure")
 

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from stages import console
-from stages.console import ConsoleReporter, duration
+from stages.running import console
+from stages.running.console import ConsoleReporter, duration
 
 
 @pytest.fixture

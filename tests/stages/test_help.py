@@ -9,8 +9,8 @@ import pytest
 from luss.config import all_keys
 from luss.settings import RunSettings
 from stages.cli import main
-from stages.command import stage_main
-from stages.registry import STAGES
+from stages.commands.stage import stage_main
+from stages.pipeline import STAGES
 
 ROOT = Path(__file__).parents[2]
 COMMANDS: dict[str, Callable[[], object]] = {

@@ -21,7 +21,7 @@ from luss.features.store import FeatureStore
 from luss.labels.dataset import PseudoLabels
 from luss.labels.store import LabelStore
 from stages.base import fingerprint
-from stages.registry import ORDER, STAGES
+from stages.pipeline import ORDER, STAGES
 
 
 def record(run: Path, stage: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tiny_run import write_tiny_config
 from luss.config import load_config
 from luss.errors import LussError
 from stages.manifest import list_name
-from stages.preflight import check_processes, check_sizes
+from stages.running.preflight import check_processes, check_sizes
 
 
 def refused(luss: Launcher, config: Path, run: Path, *words: str) -> str:
@@ -59,7 +59,7 @@ def test_faiss_that_is_not_installed_is_told_before_anything_runs(
 ) -> None:
     from rich.console import Console
 
-    from stages.preflight import preflight
+    from stages.running.preflight import preflight
 
     monkeypatch.setattr("luss.clustering.faiss_engine.faiss_is_installed", lambda: False)
     preflight(load_config(config, [f"output={tmp_path}", "cluster.engine=torch"]), Console())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from running import Launcher, Outcome, results
 
-from stages.registry import ORDER
+from stages.pipeline import ORDER
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from running import Launcher
 
 from luss.errors import LussError
 from luss.progress import Interrupted, StopFlag
-from stages import lock
-from stages.lock import listing_lock, living_shards, run_lock, shard_lock, stage_lock
+from stages.running import lock
+from stages.running.lock import listing_lock, living_shards, run_lock, shard_lock, stage_lock
 
 
 def write_lock(

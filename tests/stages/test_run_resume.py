@@ -12,7 +12,7 @@ import pytest
 import torch
 from running import Fault, Launcher, copy_until, losses, results
 
-from stages.registry import ORDER
+from stages.pipeline import ORDER
 
 # (event, path, which of such events, loader workers): the run is killed at each in turn, and continued in between.
 KILLS = [

@@ -18,9 +18,9 @@ from luss.errors import LussError
 from luss.settings import RunSettings
 from stages.base import StageContext, StageFolder, stage_state
 from stages.extract_features import attended
-from stages.lock import shard_lock
-from stages.registry import ORDER, STAGES
-from stages.runner import run_shards, run_stages
+from stages.pipeline import ORDER, STAGES
+from stages.running.lock import shard_lock
+from stages.running.runner import run_shards, run_stages
 
 NUM_SHARDS = {"extract_features": 4, "pseudo_labels": 4, "predict": 3}
 # The rename that completes shard 1 of a stage.
@@ -215,7 +215,7 @@ def test_a_shard_whose_stage_was_moved_aside_meanwhile_writes_nothing(
             StageFolder(stage, settings, run, STAGES).begin()
 
     # Between its beginning and its end, as by somebody who took its lock for dead.
-    monkeypatch.setattr("stages.runner._seed", moving)
+    monkeypatch.setattr("stages.running.runner._seed", moving)
     with pytest.raises(LussError, match="was moved aside, ended or changed by another process"):
         run_shards(settings, stage, [0])
     assert not (run / stage.name / "features").exists()

@@ -6,8 +6,8 @@ import pytest
 
 from luss.errors import LussError
 from stages.base import StageState
-from stages.slurm_jobs import Job, StageJobs, log_files, read_jobs, spread, write_jobs
-from stages.slurm_queue import QueueView, TaskState, next_step, parse_sacct, parse_squeue, summary, task_states
+from stages.jobs.queue import QueueView, TaskState, next_step, parse_sacct, parse_squeue, summary, task_states
+from stages.jobs.records import Job, StageJobs, log_files, read_jobs, spread, write_jobs
 
 SQUEUE = """\
 6_2|PENDING|JobArrayTaskLimit|0||

@@ -14,10 +14,10 @@ import pytest
 from luss.config import load_config
 from luss.errors import LussError
 from luss.progress import Interrupted
-from stages import launch, slurm_code
-from stages.launch import Order, Row, StageJob, preview, submit
-from stages.registry import STAGES
-from stages.slurm_resources import on_this_machine, resources_of
+from stages.jobs import launch, source
+from stages.jobs.launch import Order, Row, StageJob, preview, submit
+from stages.jobs.resources import on_this_machine, resources_of
+from stages.pipeline import STAGES
 
 SCRIPTS = {
     # Keeps the file and answers like SLURM; refuses where the test asks for it.
@@ -308,7 +308,7 @@ def test_a_copy_of_the_source_is_kept_and_comes_first(
 ) -> None:
     job = numbers(submitted(order(until="pretrain")))["pretrain"][0]
     text = slurm.jobs()[job]
-    copy = listed / "code" / slurm_code.source_hash()
+    copy = listed / "code" / source.source_hash()
     assert (copy / "stages" / "launch.py").read_bytes() == Path(launch.__file__).read_bytes()
     assert (copy / "luss" / "settings.py").is_file()
     assert not list(copy.rglob("__pycache__"))
@@ -322,15 +322,15 @@ def test_a_job_refuses_to_run_a_source_that_was_edited(
 ) -> None:
     submitted(order(until="pretrain", code="refuse"))
     assert not (listed / "code").exists()
-    edited = {name: shutil.copytree(folder, tmp_path / name) for name, folder in slurm_code.package_folders().items()}
-    before = slurm_code.source_hash()
-    monkeypatch.setattr(slurm_code, "package_folders", lambda: edited)
-    assert slurm_code.source_hash() == before
-    slurm_code.check_source(before)
+    edited = {name: shutil.copytree(folder, tmp_path / name) for name, folder in source.package_folders().items()}
+    before = source.source_hash()
+    monkeypatch.setattr(source, "package_folders", lambda: edited)
+    assert source.source_hash() == before
+    source.check_source(before)
     (edited["luss"] / "errors.py").write_text("")
     with pytest.raises(LussError, match="has changed since this job was submitted"):
-        slurm_code.check_source(before)
-    slurm_code.check_source("")
+        source.check_source(before)
+    source.check_source("")
 
 
 class Signalled:
@@ -343,7 +343,7 @@ class Signalled:
         def stopped(*arguments: Any, **words: Any) -> None:
             raise Interrupted(reason)
 
-        monkeypatch.setattr("stages.runner.run_stages", stopped)
+        monkeypatch.setattr("stages.running.runner.run_stages", stopped)
         self.previous = signal.signal(signal.SIGUSR2, lambda number, frame: self.told.append(number))
 
     def run(self) -> int:

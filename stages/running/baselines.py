@@ -30,7 +30,7 @@ from stages.base import DONE, StageContext, check_needs, stage_state
 from stages.evaluate import evaluate_splits
 from stages.extract_features import attended
 from stages.manifest import data_layout, listed_split, num_classes
-from stages.registry import STAGES
+from stages.pipeline import STAGES
 
 FOLDER = "baselines"
 UNTRAINED, WEIGHTS = "untrained", "weights"

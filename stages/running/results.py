@@ -14,9 +14,9 @@ from luss.errors import LussError
 from luss.files import read_json
 from luss.settings import RunSettings
 from stages.base import stage_state
-from stages.baselines import baseline_rows
-from stages.console import duration
-from stages.registry import STAGES, stages_of
+from stages.pipeline import STAGES, stages_of
+from stages.running.baselines import baseline_rows
+from stages.running.console import duration
 
 _NAMES = {
     "miou": "mIoU",

@@ -1,7 +1,7 @@
 """Runs as jobs: what a job does, and how the jobs of a run are submitted. The only module that knows submitit.
 
     RUN/jobs/config-HASH.yaml     the settings of a submission, resolved
-    RUN/jobs/STAGE.json           which jobs were submitted for a stage (`stages.slurm_jobs`)
+    RUN/jobs/STAGE.json           which jobs were submitted for a stage (`stages.jobs.records`)
     RUN/jobs/STAGE/               sbatch files and logs, by job number
     RUN/code/HASH/                the source of a submission
 
@@ -32,12 +32,12 @@ from luss.files import write_text
 from luss.progress import Interrupted
 from luss.settings import RunSettings
 from luss.training import distributed
-from stages.command import guarded
-from stages.slurm_code import CodeChoice, check_source, package_folders, snapshot, source_hash
-from stages.slurm_jobs import Job, job_name, jobs_folder
-from stages.slurm_plan import Step, Submission
-from stages.slurm_queue import has_slurm, is_preempted
-from stages.slurm_resources import Resources
+from stages.commands.stage import guarded
+from stages.jobs.plan import Step, Submission
+from stages.jobs.queue import has_slurm, is_preempted
+from stages.jobs.records import Job, job_name, jobs_folder
+from stages.jobs.resources import Resources
+from stages.jobs.source import CodeChoice, check_source, package_folders, snapshot, source_hash
 
 Cluster = Literal["slurm", "local", "debug"]
 # A job may run into its time limit any number of times.
@@ -54,7 +54,7 @@ class StageJob:
         config: The settings file.
         stage: Its name.
         shards: Which of its pieces; None = the stage itself.
-        source: What `stages.slurm_code.source_hash` must be; empty = anything.
+        source: What `stages.jobs.source.source_hash` must be; empty = anything.
         """
         self.config, self.stage, self.shards, self.source = config, stage, shards, source
 
@@ -71,8 +71,8 @@ class StageJob:
         return submitit.helpers.DelayedSubmission(self)
 
     def _work(self, requeue: Any) -> None:
-        from stages.registry import STAGES
-        from stages.runner import run_shards, run_stages
+        from stages.pipeline import STAGES
+        from stages.running.runner import run_shards, run_stages
 
         check_source(self.source)
         run = load_config(Path(self.config))

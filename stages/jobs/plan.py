@@ -9,13 +9,13 @@ from typing import Any
 from luss.errors import LussError
 from luss.settings import RunSettings
 from stages.base import Stage, StageFolder, StageState, fingerprint, stage_state
-from stages.lock import run_lock, stage_lock, submission_lock
-from stages.preflight import check_processes
-from stages.registry import STAGES
-from stages.runner import run_stages, select
-from stages.slurm_jobs import Job, Kind, StageJobs, spread, write_jobs
-from stages.slurm_queue import QueueView, TaskState, cancel_tasks, unrecorded, view_queue
-from stages.slurm_resources import Resources, on_this_machine, resources_of
+from stages.jobs.queue import QueueView, TaskState, cancel_tasks, unrecorded, view_queue
+from stages.jobs.records import Job, Kind, StageJobs, spread, write_jobs
+from stages.jobs.resources import Resources, on_this_machine, resources_of
+from stages.pipeline import STAGES
+from stages.running.lock import run_lock, stage_lock, submission_lock
+from stages.running.preflight import check_processes
+from stages.running.runner import run_stages, select
 
 # Listed in the submitting process: how many tasks an array has follows from it.
 _FIRST = "manifest"

@@ -23,11 +23,11 @@ from luss.progress import Interrupted, StopFlag
 from luss.settings import RunSettings
 from luss.training import distributed
 from stages.base import Stage, StageContext, StageFolder, StageState, check_needs, stage_kind, stage_state
-from stages.console import ConsoleReporter, duration
-from stages.lock import Waiting, run_lock, shard_lock, stage_lock
-from stages.preflight import check_sizes
-from stages.registry import STAGES, stages_of
-from stages.shards import Maker, ShardedStage, make_shard
+from stages.pipeline import STAGES, stages_of
+from stages.running.console import ConsoleReporter, duration
+from stages.running.lock import Waiting, run_lock, shard_lock, stage_lock
+from stages.running.preflight import check_sizes
+from stages.sharded import Maker, ShardedStage, make_shard
 
 
 def select(

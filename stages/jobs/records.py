@@ -116,7 +116,7 @@ def spread(shards: Sequence[int], num_tasks: int) -> list[list[int]]:
     """Deals pieces to at most `num_tasks` tasks, as evenly as can be, neighbours together.
 
     Example:
-        >>> from stages.slurm_jobs import spread
+        >>> from stages.jobs.records import spread
         >>> spread([0, 1, 2, 5, 6], 2)
         [[0, 1, 2], [5, 6]]
     """

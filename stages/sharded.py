@@ -118,7 +118,7 @@ class ShardNotes:
 
 
 class ShardedStage(Stage):
-    """A stage whose `run` makes the missing shards and joins them; `stages.runner.run_shards` makes some alone."""
+    """A stage whose `run` makes the missing shards and joins them; `stages.running.runner.run_shards` makes some alone."""
 
     sharded: ClassVar[bool] = True
 
@@ -140,14 +140,14 @@ class ShardedStage(Stage):
 
     def num_shards(self, run: RunSettings, run_folder: Path) -> int:
         """See `Stage.num_shards`."""
-        from stages.registry import STAGES
+        from stages.pipeline import STAGES
 
         check_needs(self.name, ["manifest"], run, run_folder, STAGES)
         return len(self.plan(run, run_folder).ranges)
 
     def missing_shards(self, run: RunSettings, run_folder: Path) -> list[int]:
         """See `Stage.missing_shards`."""
-        from stages.registry import STAGES
+        from stages.pipeline import STAGES
 
         kind = stage_kind(self, run, run_folder, STAGES)
         if kind == "done":

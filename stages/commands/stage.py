@@ -39,7 +39,7 @@ def guarded(work: Callable[[], None]) -> int:
 
 
 def _examples(stage: str) -> str:
-    from stages.registry import STAGES
+    from stages.pipeline import STAGES
 
     command = f"-m stages.{stage} configs/demo.yaml"
     lines = {
@@ -56,8 +56,8 @@ def _examples(stage: str) -> str:
 
 def stage_main(name: str, arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m stages.<name>`; exits the process."""
-    from stages.registry import STAGES
-    from stages.runner import run_shards, run_stages
+    from stages.pipeline import STAGES
+    from stages.running.runner import run_shards, run_stages
 
     parser = argparse.ArgumentParser(
         prog=f"python -m stages.{name}",

@@ -13,7 +13,7 @@ import psutil
 
 from luss.errors import LussError
 from stages.base import StageState
-from stages.slurm_jobs import Job, StageJobs, all_jobs, job_name
+from stages.jobs.records import Job, StageJobs, all_jobs, job_name
 
 _TIMEOUT_SECONDS = 60
 # SLURM's words, as long as they differ from ours.

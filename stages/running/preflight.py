@@ -10,8 +10,8 @@ from luss.errors import LussError
 from luss.settings import DataSettings, RunSettings, TrainSettings
 from stages.base import stage_state
 from stages.manifest import EMBEDDED, data_layout, listed_folders, nearest_split, num_pretrained, num_trained
-from stages.registry import STAGES, stages_of
-from stages.train_semi import check_train_semi
+from stages.parts.train_semi import check_train_semi
+from stages.pipeline import STAGES, stages_of
 
 # Stages that train, and whose batch cannot be larger than the images they train on.
 _TRAINED = ("pretrain", "pixel_attention", "finetune")
