@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -38,13 +38,16 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     Raises:
         LussError: Naming the key, where it came from and the nearest valid key; or the value that cannot be.
     """
-    merged = _lay(_schema(), _read_yaml(Path(path)), f"file {path}")
+    merged, wrong = _lay(_schema(), _read_yaml(Path(path)), f"file {path}"), []
     for word in words:
         if "=" not in word and word.endswith(_SUFFIXES):
             merged = _lay(merged, _read_yaml(Path(word)), f"file {word}")
-        else:
-            merged = _lay(merged, _parse_word(word, merged), f"word {word!r}")
-    return _finished(merged, str(path))
+            continue
+        try:
+            merged = _lay(merged, _parse_word(word, merged), f"word {word!r}", key=word.partition("=")[0])
+        except LussError as error:
+            wrong.append(str(error))
+    return _finished(merged, str(path), wrong)
 
 
 def load_stored_config(path: Path) -> RunSettings:
@@ -53,7 +56,7 @@ def load_stored_config(path: Path) -> RunSettings:
     Raises:
         LussError: The file cannot be read, or holds a value that cannot be.
     """
-    return _finished(_lay(_schema(), _read_yaml(path), f"file {path}", ignore_unknown=True), str(path))
+    return _finished(_lay(_schema(), _read_yaml(path), f"file {path}", ignore_unknown=True), str(path), [])
 
 
 def to_yaml(settings: Any) -> str:
@@ -62,18 +65,18 @@ def to_yaml(settings: Any) -> str:
 
 
 def _schema() -> DictConfig:
-    schema = OmegaConf.structured(RunSettings)
+    schema: DictConfig = OmegaConf.structured(RunSettings)
     schema.pretrain.method = settings_of_method(MethodSettings().name)()
     return schema
 
 
-def _finished(merged: DictConfig, source: str) -> RunSettings:
+def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
+    """The settings; everything that is wrong, also what was found before, is said at once."""
     try:
-        missing = OmegaConf.missing_keys(merged)
+        missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise LussError(
-                f"{source} does not set {', '.join(sorted(missing))}: add it to the file or as a word key=value"
-            )
+            lacking = f"{source} does not set {', '.join(missing)}: add it to the file or as a word key=value"
+            raise LussError("\n".join([*wrong, lacking]))
         settings = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
@@ -81,19 +84,10 @@ def _finished(merged: DictConfig, source: str) -> RunSettings:
     assert isinstance(settings, RunSettings)
     if not settings.output:
         settings.output = f"outputs/{settings.name}"
-    validate(settings)
+    wrong = [*wrong, *problems(settings)]
+    if wrong:
+        raise LussError("\n".join(wrong))
     return settings
-
-
-def validate(settings: RunSettings) -> None:
-    """Checks ranges and values that must fit each other.
-
-    Raises:
-        LussError: Listing everything that is wrong, with the key and what it may be.
-    """
-    found = list(problems(settings))
-    if found:
-        raise LussError("\n".join(found))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -130,20 +124,30 @@ def _type_of(known: DictConfig, key: str) -> Any:
     """The declared type of a setting; None where there is no such setting."""
     *blocks, last = key.split(".")
     node: Any = known
+    kind: Any = RunSettings
     for name in blocks:
         node = node[name] if isinstance(node, DictConfig) and name in node else None
-    kind = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+        found = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+        else:
+            # A learner's block is of a class that no annotation names.
+            kind = found if dataclasses.is_dataclass(found) else get_type_hints(kind).get(name)
+        if not dataclasses.is_dataclass(kind) and get_origin(kind) is not dict:
+            return None
     return get_type_hints(kind).get(last) if dataclasses.is_dataclass(kind) else None
 
 
-def _lay(under: DictConfig, values: dict[str, Any], source: str, *, ignore_unknown: bool = False) -> DictConfig:
-    """Lays the settings of one source over those of the sources before it."""
+def _lay(
+    under: DictConfig, values: dict[str, Any], source: str, *, key: str = "", ignore_unknown: bool = False
+) -> DictConfig:
+    """Lays the settings of one source over those of the sources before it; `key` is what the source sets, where that is one."""
     try:
         merged = OmegaConf.merge(under, _prepared(values, under, ignore_unknown=ignore_unknown))
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise LussError(f"unknown setting {str(error.full_key)!r} in {source}{_nearest(error, under)}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        key = getattr(error, "full_key", None)
+        key = getattr(error, "full_key", None) or key
         raise LussError(f"{f'{key} in ' if key else ''}{source}: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)
     return merged

@@ -10,8 +10,8 @@ from luss.labels.store import LabelStore
 from luss.models.io import load_backbone, save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
+from luss.tasks.segmentation import LabelledCrops, SegmentationTask
 from luss.training import distributed
-from luss.training.segmentation import LabelledCrops, SegmentationTask
 from stages.base import Stage, StageContext, fingerprint
 from stages.commands.stage import stage_main
 from stages.manifest import train_manifest
@@ -75,7 +75,7 @@ class Finetune(Stage):
             labels.image_root, labels.source, settings, seed=run.seed, max_pixels=run.data.max_pixels
         )
         task = SegmentationTask(network, ignored_id=self.ignored_id)
-        steps = train(context, task, dataset, task.prepare, settings)
+        steps = train(context, task, dataset, settings)
         if distributed.rank() == 0:
             save_segmenter(
                 context.folder,

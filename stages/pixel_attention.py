@@ -3,11 +3,11 @@
 from typing import Any
 
 from luss.data.views import ViewDataset
-from luss.models.io import load_backbone, load_tensors, save_backbone, save_tensors
-from luss.settings import ViewSettings
+from luss.methods.saved import load_heads
+from luss.models.io import load_backbone, save_backbone, save_tensors
+from luss.settings import ViewSettings, no_colours
+from luss.tasks.attention import AttentionTask, attention_clustering
 from luss.training import distributed
-from luss.training.attention import AttentionTask, attention_clustering
-from luss.training.representation import view_preparer
 from stages.base import Stage, StageContext
 from stages.commands.stage import stage_main
 from stages.manifest import train_manifest
@@ -15,10 +15,10 @@ from stages.parts.training import train
 
 
 class PixelAttentionStage(Stage):
-    """Product: `attention.safetensors`; with `published` also the drifted backbone."""
+    """Product: `attention.safetensors`; with `batch_norm: drifting` also the drifted backbone."""
 
     name = "pixel_attention"
-    version = 1
+    version = 2
     needs = ("manifest", "pretrain")
     seeded = True
     distributed = True
@@ -27,20 +27,21 @@ class PixelAttentionStage(Stage):
         """Trains from the newest checkpoint to the end and exports."""
         run, settings = context.run, context.run.pixel_attention
         backbone = load_backbone(context.of("pretrain"))
-        heads = load_tensors(context.of("pretrain") / "method.safetensors")
-        clustering = attention_clustering(heads, backbone.num_channels, run.pretrain.clustering, settings)
-        task = AttentionTask(backbone, clustering, settings)
+        head = load_heads(context.of("pretrain"))
+        if head is None:
+            context.reporter.message("pretraining left no prototypes: a clustering head trains beside the attention")
+        pretrained = head and attention_clustering(head.settings, settings, backbone.num_channels, head.state)
+        task = AttentionTask(backbone, settings, pretrained)
         groups = [settings.views]
         if settings.saliency.weight:
             # The teacher needs the border of the whole photograph, in its own colours.
-            groups.append(ViewSettings(count=1, size=settings.views.size, scale=(1.0, 1.0), augment=False))
-        dataset = ViewDataset(
-            [train_manifest(context)], groups, settings.photometric, seed=run.seed, max_pixels=run.data.max_pixels
-        )
-        steps = train(context, task, dataset, view_preparer(backbone.mean, backbone.std), settings)
+            size = settings.views.size
+            groups.append(ViewSettings(count=1, size=size, scale=(1.0, 1.0), flip=0.0, colours=no_colours()))
+        dataset = ViewDataset([train_manifest(context)], groups, seed=run.seed, max_pixels=run.data.max_pixels)
+        steps = train(context, task, dataset, settings)
         if distributed.rank() == 0:
             save_tensors(context.folder / "attention.safetensors", task.attention.state_dict())
-            if settings.published:
+            if settings.batch_norm == "drifting":
                 save_backbone(context.folder, backbone, backbone.export())
         return {"steps": steps}
 

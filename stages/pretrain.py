@@ -3,14 +3,15 @@
 from typing import Any
 
 from luss.data.views import ViewDataset
-from luss.methods import build_method
-from luss.methods.collapse import CollapseWatch
+from luss.methods import method_class
+from luss.methods.base import Given
+from luss.methods.saved import save_heads
 from luss.models.backbone import Backbone, start_residuals_at_one
-from luss.models.io import save_backbone, save_tensors, state_without_duplicates
+from luss.models.build import build_backbone
+from luss.models.io import save_backbone
 from luss.models.weights import initialise
-from luss.settings import RunSettings
+from luss.settings import BackboneSettings
 from luss.training import distributed
-from luss.training.representation import view_preparer
 from stages.base import Stage, StageContext
 from stages.commands.stage import stage_main
 from stages.manifest import pretrain_manifests
@@ -21,49 +22,44 @@ class Pretrain(Stage):
     """Trains `pretrain.method`; products: `backbone.safetensors` (plain timm weights) and `method.safetensors` (its heads)."""
 
     name = "pretrain"
-    version = 2
+    version = 3
     needs = ("manifest",)
     seeded = True
     distributed = True
 
-    def settings(self, run: RunSettings) -> dict[str, Any]:
-        """Without the blocks of methods that are not chosen."""
-        found = super().settings(run)
-        if run.pretrain.method != "pass_s":
-            found = {key: value for key, value in found.items() if not key.startswith("pretrain.pass_s.")}
-        return found
-
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
         settings, run = context.run.pretrain, context.run
-        backbone = Backbone(settings.backbone.name, output_stride=settings.backbone.output_stride)
-        if not settings.backbone.zero_init_residual:
-            start_residuals_at_one(backbone)
-        loaded = initialise(backbone, settings.backbone.weights)
-        for problem in loaded.problems():
-            context.reporter.warn(problem)
-        for note in loaded.notes():
-            context.reporter.message(note)
-        method = build_method(backbone, settings)
+        given = Given(lambda: _first_backbone(context, settings.backbone), settings.images_a_pass)
+        method = method_class(settings.method.name)(settings.method, given)
         dataset = ViewDataset(
             pretrain_manifests(context),
-            method.view_groups,
-            settings.photometric,
+            method.views,
             seed=run.seed,
             max_pixels=run.data.max_pixels,
+            patch=method.backbone.patch or 16,
         )
-        steps = train(
-            context,
-            method,
-            dataset,
-            view_preparer(backbone.mean, backbone.std),
-            settings,
-            reporter=CollapseWatch(context.reporter),
-        )
+        steps = train(context, method, dataset, settings)
         if distributed.rank() == 0:
-            save_tensors(context.folder / "method.safetensors", state_without_duplicates(method))
-            save_backbone(context.folder, backbone, method.export(), method=settings.method, steps=steps)
+            # Prototypes that never trained would teach the attention nothing.
+            save_heads(context.folder, method, method.prototypes() if steps else None)
+            save_backbone(
+                context.folder, method.exported(), method.exported().export(), method=settings.method.name, steps=steps
+            )
         return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters())}
+
+
+def _first_backbone(context: StageContext, settings: BackboneSettings) -> Backbone:
+    """The network with its first weights; says what of them was missing."""
+    backbone = build_backbone(settings.name, output_stride=settings.output_stride)
+    if not settings.zero_init_residual:
+        start_residuals_at_one(backbone)
+    loaded = initialise(backbone, settings.weights)
+    for problem in loaded.problems():
+        context.reporter.warn(problem)
+    for note in loaded.notes():
+        context.reporter.message(note)
+    return backbone
 
 
 if __name__ == "__main__":

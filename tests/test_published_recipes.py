@@ -21,36 +21,36 @@ TRAINED = ("pretrain", "pixel_attention", "finetune")
 # Setting: its published value for each of the three sets.
 BY_SET: dict[str, tuple[Any, Any, Any]] = {
     "pretrain.backbone.name": ("resnet18", "resnet50", "resnet50"),
-    "pretrain.clustering.hidden_dim": (512, 2048, 2048),
-    "pretrain.clustering.num_prototypes": (500, 3000, 3000),
-    "pretrain.clustering.queue_length": (2048, 3840, 3840),
-    "pretrain.clustering.freeze_prototypes_steps": (1001, 5005, 5005),
+    "pretrain.method.clustering.hidden_dim": (512, 2048, 2048),
+    "pretrain.method.clustering.num_prototypes": (500, 3000, 3000),
+    "pretrain.method.clustering.queue_length": (2048, 3840, 3840),
+    "pretrain.method.clustering.freeze_prototypes_steps": (1001, 5005, 5005),
     "pretrain.epochs": (200, 100, 100),
-    "pretrain.global_views.scale": ((0.14, 1.0), (0.08, 1.0), (0.08, 1.0)),
-    "pretrain.local_views.count": (6, 0, 0),
+    "pretrain.method.global_views.scale": ((0.14, 1.0), (0.08, 1.0), (0.08, 1.0)),
+    "pretrain.method.local_views.count": (6, 0, 0),
     "pixel_attention.lr": (6.0, 0.6, 0.6),
     "cluster.num_clusters": (50, 300, 919),
 }
 # Setting: its published value for every set.
 COMMON: dict[str, Any] = {
     "seed": 10010,
-    "pretrain.method": "pass_s",
+    "pretrain.method.name": "pass_s",
     "pretrain.backbone.output_stride": 32,
     "pretrain.backbone.weights": "random",
     "pretrain.backbone.zero_init_residual": False,
-    "pretrain.global_views.count": 2,
-    "pretrain.global_views.size": 224,
-    "pretrain.clustering.embedding_dim": 128,
-    "pretrain.clustering.temperature": 0.1,
-    "pretrain.clustering.epsilon": 0.05,
-    "pretrain.clustering.sinkhorn_iterations": 3,
-    "pretrain.clustering.queue_start_epoch": 15,
-    "pretrain.clustering.draw_prototypes_steps": 0,
-    "pretrain.pass_s.shallow_stages": [3],
-    "pretrain.pass_s.deep_weight": 1.0,
-    "pretrain.pass_s.shallow_weights": [1.0],
-    "pretrain.pass_s.pixel_alignment_weight": 1.0,
-    "pretrain.pass_s.grid_size": 7,
+    "pretrain.method.global_views.count": 2,
+    "pretrain.method.global_views.size": 224,
+    "pretrain.method.clustering.embedding_dim": 128,
+    "pretrain.method.clustering.temperature": 0.1,
+    "pretrain.method.clustering.epsilon": 0.05,
+    "pretrain.method.clustering.sinkhorn_iterations": 3,
+    "pretrain.method.clustering.queue_start_epoch": 15,
+    "pretrain.method.clustering.draw_prototypes_steps": 0,
+    "pretrain.method.shallow_stages": [3],
+    "pretrain.method.deep_weight": 1.0,
+    "pretrain.method.shallow_weights": [1.0],
+    "pretrain.method.pixel_alignment_weight": 1.0,
+    "pretrain.method.grid_size": 7,
     "pretrain.lr": 0.6,
     "pixel_attention.epochs": 20,
     "pixel_attention.views.count": 2,
@@ -58,7 +58,7 @@ COMMON: dict[str, Any] = {
     "pixel_attention.views.scale": (0.08, 1.0),
     "pixel_attention.queue_length": 3840,
     "pixel_attention.queue_start_epoch": 0,
-    "pixel_attention.upsample": 4,
+    "pixel_attention.target_stride": 8,
     "pixel_attention.shared": False,
     "pixel_attention.saliency.weight": 0.0,
     "extract_features.resize": 256,
@@ -76,24 +76,25 @@ COMMON: dict[str, Any] = {
     "finetune.scale": (0.08, 1.0),
     "finetune.label_stride": 2,
     "finetune.output_stride": 0,
-    "finetune.photometric.jitter_probability": 0.0,
-    "finetune.photometric.grey_probability": 0.0,
-    "finetune.photometric.blur_probability": 0.0,
+    "finetune.colours.jitter_probability": 0.0,
+    "finetune.colours.grey_probability": 0.0,
+    "finetune.colours.blur_probability": 0.0,
     "predict.short_side": 256,
     "predict.image_weight": 0.0,
     "predict.total_foreground": False,
 }
 # What every trained stage shares: LARS over SGD, cosine to 0.0006 without warm-up, 8 GPUs x 32 images, synchronised batch norm.
 EVERY_TRAINING: dict[str, Any] = {
-    "optimizer": "lars",
+    "optimizer.name": "lars",
     "batch_size": GPUS * IMAGES_A_GPU,
     "lr_batch_size": GPUS * IMAGES_A_GPU,
     "accumulate": 1,
     "final_lr": 0.0006,
     "warmup_epochs": 0.0,
-    "momentum": 0.9,
-    "weight_decay": 1e-6,
-    "clip_grad": 0.0,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 1e-6,
+    "optimizer.decay_norms_and_biases": True,
+    "optimizer.clip": "none",
     "sync_batch_norm": True,
 }
 # The recipe of pretraining and attention: SwAV's colours.
@@ -141,11 +142,12 @@ def test_every_training_has_the_published_optimiser_batch_and_schedule(name: str
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("stage", ["pretrain", "pixel_attention"])
 def test_views_are_recoloured_as_published(name: str, stage: str) -> None:
-    assert {key: value(settings(name), f"{stage}.photometric.{key}") for key in COLOURS} == COLOURS
+    group = {"pretrain": "pretrain.method.global_views", "pixel_attention": "pixel_attention.views"}[stage]
+    assert {key: value(settings(name), f"{group}.colours.{key}") for key in COLOURS} == COLOURS
 
 
 def test_the_smallest_set_has_the_published_local_crops() -> None:
-    views = settings("imagenet_s50").pretrain.local_views
+    views = value(settings("imagenet_s50"), "pretrain.method.local_views")
     assert (views.count, views.size, views.scale) == (6, 96, (0.05, 0.14))
 
 
@@ -163,5 +165,7 @@ def test_no_quirk_of_the_released_code_is_switched_on_and_no_threshold_comes_fro
     run = settings(name)
     # The paper trains the attention alone and takes a predefined threshold; the released code trains the prototypes too, and searches it.
     assert not run.pixel_attention.train_prototypes
-    assert not any((run.pretrain.pass_s.published, run.pixel_attention.published, run.extract_features.published))
+    quirks = ("method.points", "method.padding", "method.pairs")
+    assert [value(run.pretrain, key) for key in quirks] == ["centres", "border", "overlapping"]
+    assert (run.pixel_attention.batch_norm, run.extract_features.pool) == ("frozen", "unit")
     assert run.pseudo_labels.threshold == "auto"

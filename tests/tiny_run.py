@@ -22,11 +22,13 @@ pretrain:
   optimizer: adamw
   workers: 0
   log_every: 1
-  global_views: {count: 2, size: 32, scale: [0.3, 1.0]}
-  local_views: {count: 0}
-  clustering:
-    {num_prototypes: 16, embedding_dim: 32, hidden_dim: 64, queue_length: 40, queue_start_epoch: 1, freeze_prototypes_steps: 2}
-  pass_s: {grid_size: 2}
+  method:
+    name: pass_s
+    global_views: {count: 2, size: 32, scale: [0.3, 1.0]}
+    local_views: {count: 0}
+    clustering:
+      {num_prototypes: 16, embedding_dim: 32, hidden_dim: 64, queue_length: 40, queue_start_epoch: 1, freeze_prototypes_steps: 2}
+    grid_size: 2
 pixel_attention:
   epochs: 2
   batch_size: 20
@@ -35,6 +37,7 @@ pixel_attention:
   log_every: 1
   views: {count: 2, size: 32, scale: [0.3, 1.0]}
   queue_length: 40
+  head: {num_prototypes: 16, embedding_dim: 32, hidden_dim: 64}
 extract_features: {resize: 36, crop: 32, shard_size: 16, workers: 0}
 cluster: {num_clusters: 10, num_restarts: 2}
 pseudo_labels: {short_side: 32, shard_size: 16, workers: 0}

@@ -217,7 +217,9 @@ class ViewDataset(Dataset[dict[str, Any]]):
         groups = [self._views(generator, image, original, group) for group in self.groups]
         # Masks are drawn last: a learner's views are the same with and without them.
         masks = [
-            draw_masks(generator, group.count, (group.size // self.patch,) * 2, group.mask) if group.mask else None
+            draw_masks(generator, (group.size // self.patch,) * 2, group.mask, count=group.count)
+            if group.mask
+            else None
             for group in self.groups
         ]
         return {"groups": groups, "masks": masks, "index": index, "size": original, "unreadable": unreadable}

@@ -5,13 +5,14 @@ A method owns its backbone, heads, losses and state (queue, momentum teacher: mo
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from luss.data.views import Views
+from luss.methods.health import collapse_warning
 from luss.models.backbone import Backbone
 from luss.settings import MethodSettings, ViewSettings
 from luss.training.task import Progress, StepOutput, Task
@@ -58,6 +59,10 @@ class Method(Task):
     @abstractmethod
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """One training step's loss."""
+
+    def warning(self, lines: Sequence[Mapping[str, float]]) -> str:
+        """Signs of collapse."""
+        return collapse_warning(lines)
 
     def exported(self) -> Backbone:
         """The network that has learned: the student, or the teacher where that is published as the better one."""

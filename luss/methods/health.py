@@ -1,22 +1,22 @@
 """Signs of collapse in a method's scalars, and what usually helps."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-_PATIENCE = 5
-_WARM_UP_LINES = 3
+_WARM_UP_LINES, _PATIENCE = 3, 5
+LINES = _WARM_UP_LINES + _PATIENCE
 
 
-def collapse_warning(lines: Iterable[Mapping[str, float]]) -> str:
-    """What to say about a training's metric lines, oldest first; empty where nothing is wrong.
+def collapse_warning(lines: Sequence[Mapping[str, float]]) -> str:
+    """What to say about a training's newest metric lines, oldest first; empty where nothing is wrong.
 
     Collapsed means that at the last lines embeddings span about one direction (`feature_rank` under 2), or nearly all images choose the same
     few prototypes (`used_prototypes` under 5 % of those that the batch could use).
     """
-    newest = list(lines)[_WARM_UP_LINES:][-_PATIENCE:]
+    newest = list(lines)[-LINES:][_WARM_UP_LINES:]
     ranks = [line.get("feature_rank", math.inf) for line in newest]
     used = [line.get("used_prototypes", 1.0) for line in newest]
     if len(newest) < _PATIENCE or any(rank >= 2 and part >= 0.05 for rank, part in zip(ranks, used, strict=True)):

@@ -129,7 +129,7 @@ def _changing(settings: Any, default: Any, prefix: str = "") -> Iterator[tuple[s
         if entry.metadata.get("transient"):
             continue
         key, value, usual = f"{prefix}{entry.name}", getattr(settings, entry.name), getattr(default, entry.name)
-        if dataclasses.is_dataclass(value):
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
             if type(value) is not type(usual):
                 usual = type(value)()
             if getattr(value, "NAMED", False):

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from omegaconf import MISSING
 
@@ -22,6 +22,10 @@ from luss.settings.stages import (
     SemiFinetuneSettings,
 )
 from luss.settings.training import PretrainSettings
+
+
+Protocol = Literal["unsupervised", "distance_matching", "semi_supervised"]
+"""The protocols of the benchmark."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ class RunSettings:
     seed: int = at_least(0, 0)
     # What `luss run` does and `luss status` shows: unsupervised, distance_matching, semi_supervised, or several of them; all of them
     # start from the same pretraining.
-    protocols: list[str] = setting(["unsupervised"], transient=True)
+    protocols: list[Protocol] = setting(["unsupervised"], transient=True)
     # auto = cuda where there is one, else cpu.
     device: str = transient("auto")
     # Minutes that a process waits for the others of its stage before it fails and names the one that is missing.
@@ -90,6 +94,8 @@ class RunSettings:
     def problems(self) -> list[str]:
         """What concerns several blocks."""
         found = [] if self.name else ["name is empty: a run needs one"]
+        if not self.protocols:
+            found.append(f"protocols is empty: name one or more of {', '.join(get_args(Protocol))}")
         layout, stages = self.cluster, self.extract_features.layout_stages
         if layout.layout_dim and not stages:
             found.append(

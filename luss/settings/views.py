@@ -31,18 +31,20 @@ def no_colours() -> ColourSettings:
 
 @dataclass
 class MaskSettings:
-    """Patches that are hidden from a learner."""
+    """How the patches that are hidden from a learner are chosen: share, shape, and how often."""
 
-    # uniform: any patches. block: rectangles until about enough is hidden (iBOT). exact_block: rectangles of exactly so many (BEiT, CAE).
+    # uniform: every patch alike, an exact count (MAE, TEC, TSCAE). block: rectangles up to at most the share (iBOT). exact_block: rectangles
+    # up to exactly the share (CAE, after BEiT).
     kind: Literal["uniform", "block", "exact_block"] = "uniform"
-    # Share of the patches, drawn between the two.
+    # The share of hidden patches is drawn evenly between these.
     ratio: tuple[float, float] = interval(0, 1, (0.75, 0.75))
-    # Share of the views that are masked at all.
+    # Share of views that are masked at all.
     probability: float = share(1.0)
-    # Patches of the smallest rectangle, and the aspects of rectangles.
-    least_block: int = above(0, 4)
-    aspect: tuple[float, float] = interval(0.01, 100, (0.3, 1 / 0.3))
-    # true: every second view of the group hides what the one before it shows.
+    # Patches of the smallest block that is drawn; smaller gaps are filled all the same. Published: (short side // 3)^2 of 14: 16.
+    least_block: int = above(0, 16)
+    # Height by width of a block is drawn between these, evenly in its logarithm.
+    aspect: tuple[float, float] = interval(1e-3, 1e3, (0.3, 1 / 0.3))
+    # true: every second view of a group hides exactly what the one before it shows.
     complementary: bool = False
 
 

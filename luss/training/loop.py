@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,10 @@ from luss.training.optim import build_optimizer, clip, scaled_lr, set_schedules
 from luss.training.precision import Precision
 from luss.training.sync_batch_norm import synchronise_batch_norm
 from luss.training.task import Progress, StepOutput, Task
+
+
+# Metric lines that a task sees of its own training.
+_KEPT_LINES = 8
 
 
 class AddressedDataset(Protocol):
@@ -105,6 +110,8 @@ class Trainer:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, settings)
         self.position = _Position()
+        self.lines: deque[dict[str, float]] = deque(maxlen=_KEPT_LINES)
+        self.warned = False
         self._restore()
         self.forward: Any = torch.compile(self.model) if settings.compile else self.model
         if distributed.world_size() > 1:
@@ -224,6 +231,11 @@ class Trainer:
             }
         )
         self.job.reporter.advance(self.position.step, images_per_second=rate, data_wait=waited, **values)
+        self.lines.append(values)
+        text = "" if self.warned else self.model.warning(self.lines)
+        if text:
+            self.warned = True
+            self.job.reporter.warn(text)
 
     def _diverged(self, what: str, step: int) -> LussError:
         key, settings = self.job.key, self.job.settings

@@ -83,9 +83,7 @@ def _layer_scales(task: Task, decay: float) -> dict[nn.Parameter, float]:
     layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
     # timm puts the final norm and the classifier behind the last block; here a head of our own is what follows.
     last = max(layers.values())
-    return {
-        parameter: decay ** (last - layers[name]) for name, parameter in model.named_parameters() if name in layers
-    }
+    return {parameter: decay ** (last - layers[name]) for name, parameter in model.named_parameters() if name in layers}
 
 
 def scaled_lr(settings: TrainSettings) -> float:

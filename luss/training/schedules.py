@@ -5,7 +5,9 @@ import math
 from luss.training.task import Progress
 
 
-def cosine(progress: Progress, start: float, end: float, *, warmup_epochs: float = 0.0, warmup_from: float = 0.0) -> float:
+def cosine(
+    progress: Progress, start: float, end: float, *, warmup_epochs: float = 0.0, warmup_from: float = 0.0
+) -> float:
     """Half a cosine from `start` to `end` over the epochs behind the warm-up, which rises in a line from `warmup_from` to `start`.
 
     At the first step of the training it is `start` (or `warmup_from`), at its last one almost `end`.

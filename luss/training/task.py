@@ -1,7 +1,7 @@
 """What the loop trains: a representation learner, the pixel attention, a segmenter."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,3 +81,7 @@ class Task(nn.Module, ABC):
 
     def after_step(self, progress: Progress) -> None:
         """Called after the optimiser's step, such as for a momentum teacher's update."""
+
+    def warning(self, lines: Sequence[Mapping[str, float]]) -> str:
+        """What to say about the newest metric lines, oldest first; empty where nothing is wrong. Said once."""
+        return ""

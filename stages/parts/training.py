@@ -2,25 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import nn
-
-from luss.progress import Reporter
 from luss.settings import TrainSettings
 from luss.training.loop import AddressedDataset, Trainer, TrainJob
+from luss.training.task import Task
 from stages.base import CHECKPOINTS, StageContext
 
 
 def train(
     context: StageContext,
-    model: nn.Module,
+    model: Task,
     dataset: AddressedDataset,
-    prepare: Callable[[Any, torch.device], Any],
     settings: TrainSettings,
-    *,
-    reporter: Reporter | None = None,
 ) -> int:
     """Trains a stage's model from its newest checkpoint to the end.
 
@@ -28,9 +21,7 @@ def train(
         context: Of the stage.
         model: See `TrainJob`.
         dataset: See `TrainJob`.
-        prepare: See `TrainJob`.
         settings: The stage's own.
-        reporter: Where news go instead of the stage's reporter.
 
     Returns:
         Steps in all.
@@ -43,12 +34,11 @@ def train(
         key=context.folder.name,
         model=model,
         dataset=dataset,
-        prepare=prepare,
         settings=settings,
         folder=context.folder / CHECKPOINTS,
         device=context.device,
         seed=context.run.seed,
-        reporter=reporter or context.reporter,
+        reporter=context.reporter,
         stop=context.stop,
         on_unreadable=_note_unreadable(context, len(dataset)),
     )

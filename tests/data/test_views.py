@@ -17,19 +17,19 @@ from luss.data import views
 from luss.data.images import UnreadableImage, read_image
 from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles
+from luss.data.order import RemainingBatches, epoch_order
 from luss.data.views import (
-    BatchOrder,
     ImageSource,
-    ViewBatch,
     ViewDataset,
+    ViewGroup,
+    Views,
     cut,
     draw_rectangle,
-    epoch_order,
     first_readable,
     sample_generator,
 )
 from luss.errors import LussError
-from luss.settings import PhotometricSettings, ViewSettings
+from luss.settings import MaskSettings, ViewSettings, no_colours
 
 SIZES = [(60, 40), (40, 60), (50, 50), (30, 90), (64, 48), (33, 47)]
 
@@ -59,7 +59,7 @@ GROUPS = (ViewSettings(2, 24, (0.14, 1.0)), ViewSettings(3, 16, (0.05, 0.14)))
 
 
 def dataset(*manifests: Manifest, groups: tuple[ViewSettings, ...] = GROUPS, seed: int = 3) -> ViewDataset:
-    return ViewDataset(manifests, groups, PhotometricSettings(), seed=seed, max_pixels=100_000)
+    return ViewDataset(manifests, groups, seed=seed, max_pixels=100_000, patch=8)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -67,11 +67,11 @@ def same(one: Any, other: Any) -> bool:
         return torch.equal(one, other)
     if isinstance(one, np.ndarray):
         return np.array_equal(one, other)
-    if isinstance(one, list):
+    if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, ViewBatch):
+    if isinstance(one, (Views, ViewGroup)):
         return same(vars(one), vars(other))
     return bool(one == other)
 
@@ -174,8 +174,8 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index_alone(manifest: Manifest
     assert same(data[2, 4], first)
     assert same(dataset(manifest)[2, 4], first)
     for other in (data[3, 4], dataset(manifest, seed=4)[2, 4]):
-        assert not same(other["rectangles"], first["rectangles"])
-    assert not same(data[2, 3]["photometric"], first["photometric"])
+        assert not same(other["groups"][0][1], first["groups"][0][1])
+    assert not same(data[2, 3]["groups"][0][3], first["groups"][0][3])
 
 
 def test_generators_of_different_samples_are_independent() -> None:
@@ -188,7 +188,7 @@ def test_the_number_of_workers_changes_nothing(manifest: Manifest, workers: int)
     data = dataset(manifest)
     batches = [[(1, 0), (1, 3)], [(1, 5), (1, 2)]]
 
-    def load(count: int) -> list[ViewBatch]:
+    def load(count: int) -> list[Views]:
         return list(DataLoader(data, batch_sampler=batches, num_workers=count, collate_fn=data.collate))
 
     assert same(load(workers), load(0))
@@ -197,38 +197,40 @@ def test_the_number_of_workers_changes_nothing(manifest: Manifest, workers: int)
 def test_a_batch_holds_every_view_with_its_geometry(manifest: Manifest) -> None:
     data = dataset(manifest)
     batch = data.collate([data[0, index] for index in (4, 1)])
-    assert [tuple(group.shape) for group in batch.images] == [(2, 2, 3, 24, 24), (3, 2, 3, 16, 16)]
-    assert [tuple(group.shape) for group in batch.rectangles] == [(2, 2, 4), (3, 2, 4)]
-    assert [tuple(group.shape) for group in batch.photometric] == [(2, 2, 6), (3, 2, 6)]
+    assert [tuple(group.images.shape) for group in batch.groups] == [(2, 2, 3, 24, 24), (3, 2, 3, 16, 16)]
+    assert [tuple(group.rectangles.shape) for group in batch.groups] == [(2, 2, 4), (3, 2, 4)]
+    assert [tuple(group.colours.shape) for group in batch.groups] == [(2, 2, 7), (3, 2, 7)]
+    assert [group.masks for group in batch.groups] == [None, None]
     assert batch.indices.tolist() == [4, 1]
+    assert batch.sizes.tolist() == [list(SIZES[4]), list(SIZES[1])]
     assert batch.unreadable == []
     for place, index in enumerate((4, 1)):
         image = read_image(manifest.path(index))
         for group, settings_ in enumerate(GROUPS):
             for view in range(settings_.count):
-                rectangle = tuple(batch.rectangles[group][view, place].tolist())
-                flip = bool(batch.flips[group][view, place])
+                rectangle = tuple(batch.groups[group].rectangles[view, place].tolist())
+                flip = bool(batch.groups[group].flips[view, place])
                 expected = cut(image, image.size, rectangle, size=(settings_.size,) * 2, flip=flip)
-                np.testing.assert_array_equal(batch.images[group][view, place].numpy(), expected)
+                np.testing.assert_array_equal(batch.groups[group].images[view, place].numpy(), expected)
                 area = rectangle[2] * rectangle[3] / math.prod(image.size)
                 assert area <= settings_.scale[1] * 1.1 or settings_.scale[1] == 1.0
 
 
-def test_half_of_the_views_are_mirrored_and_none_that_is_not_augmented(manifest: Manifest) -> None:
-    groups = (ViewSettings(4, 8, (0.5, 1.0)), ViewSettings(4, 8, (0.5, 1.0), augment=False))
+def test_half_of_the_views_are_mirrored_and_none_of_a_group_without_flips_and_colours(manifest: Manifest) -> None:
+    groups = (ViewSettings(4, 8, (0.5, 1.0)), ViewSettings(4, 8, (0.5, 1.0), flip=0.0, colours=no_colours()))
     data = dataset(manifest, groups=groups)
     batch = data.collate([data[epoch, 0] for epoch in range(60)])
-    assert 0.4 < float(batch.flips[0].float().mean()) < 0.6
-    assert not batch.flips[1].any()
-    unchanged = torch.tensor([1.0, 1, 1, 0, 0, 0])
-    assert (batch.photometric[1] == unchanged).all()
-    assert (batch.photometric[0] != unchanged).any(dim=2).float().mean() > 0.7
+    assert 0.4 < float(batch.groups[0].flips.float().mean()) < 0.6
+    assert not batch.groups[1].flips.any()
+    unchanged = torch.tensor([1.0, 1, 1, 0, 0, 0, 0])
+    assert (batch.groups[1].colours == unchanged).all()
+    assert (batch.groups[0].colours != unchanged).any(dim=2).float().mean() > 0.7
 
 
 def test_a_group_that_shows_whole_images_shows_them(manifest: Manifest) -> None:
-    data = dataset(manifest, groups=(ViewSettings(1, 20, (1.0, 1.0), augment=False),))
+    data = dataset(manifest, groups=(ViewSettings(1, 20, (1.0, 1.0)),))
     sample = data[0, 2]
-    assert sample["rectangles"].tolist() == [[0, 0, 50, 50]]
+    assert sample["groups"][0][1].tolist() == [[0, 0, 50, 50]]
 
 
 # Images of several manifests, unreadable ones
@@ -286,10 +288,17 @@ def test_many_unreadable_images_in_a_row_are_an_error_that_names_the_first(monke
 
 
 def batches(
-    *, rank: int = 0, world_size: int = 1, start: int = 0, accumulate: int = 1, epoch: int = 2
+    *, rank: int = 0, world_size: int = 1, first_step: int = 0, accumulate: int = 1, epochs: int = 1
 ) -> list[list[tuple[int, int]]]:
-    order = BatchOrder(
-        27, seed=1, epoch=epoch, batch_size=8, accumulate=accumulate, rank=rank, world_size=world_size, start=start
+    order = RemainingBatches(
+        27,
+        seed=1,
+        epochs=epochs,
+        batch_size=8,
+        accumulate=accumulate,
+        rank=rank,
+        world_size=world_size,
+        first_step=first_step,
     )
     result = list(order)
     assert len(order) == len(result)
@@ -306,7 +315,7 @@ def test_an_epoch_s_order_is_a_permutation_that_depends_on_seed_and_epoch() -> N
 def test_an_epoch_s_batches_are_whole_and_show_no_image_twice() -> None:
     steps = batches()
     assert [len(batch) for batch in steps] == [8, 8, 8]
-    assert {epoch for batch in steps for epoch, _ in batch} == {2}
+    assert {epoch for batch in steps for epoch, _ in batch} == {0}
     assert len({index for batch in steps for _, index in batch}) == 24
 
 
@@ -326,10 +335,68 @@ def test_micro_batches_make_up_the_global_batch(accumulate: int) -> None:
     assert whole == batches()
 
 
-@pytest.mark.parametrize("start", [0, 1, 2, 3])
+@pytest.mark.parametrize("first_step", range(7))
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_resumed_epoch_skips_exactly_the_steps_done(start: int, accumulate: int) -> None:
+def test_a_resumed_training_skips_exactly_the_steps_done(first_step: int, accumulate: int) -> None:
     for rank in range(2):
-        whole = batches(rank=rank, world_size=2, accumulate=accumulate)
-        resumed = batches(rank=rank, world_size=2, accumulate=accumulate, start=start)
-        assert resumed == whole[start * accumulate :]
+        whole = batches(rank=rank, world_size=2, accumulate=accumulate, epochs=2)
+        resumed = batches(rank=rank, world_size=2, accumulate=accumulate, epochs=2, first_step=first_step)
+        assert resumed == whole[first_step * accumulate :]
+
+
+def test_fewer_images_than_a_batch_make_no_batches() -> None:
+    assert list(RemainingBatches(7, seed=1, epochs=3, batch_size=8)) == []
+
+
+# Colours, filters and masks of each group; what a network gets
+
+
+def test_every_group_has_its_own_colours_and_filter(manifest: Manifest) -> None:
+    bright = no_colours()
+    bright.solarise_probability = 1.0
+    groups = (
+        ViewSettings(1, 24, (1.0, 1.0), flip=0.0, colours=no_colours()),
+        ViewSettings(1, 24, (1.0, 1.0), flip=0.0, colours=bright, interpolation="bicubic"),
+    )
+    data = dataset(manifest, groups=groups)
+    plain, other = data.collate([data[0, 2]]).groups
+    image = read_image(manifest.path(2))
+    for group, resampling in ((plain, Image.Resampling.BILINEAR), (other, Image.Resampling.BICUBIC)):
+        expected = np.asarray(image.resize((24, 24), resampling)).transpose(2, 0, 1)
+        np.testing.assert_array_equal(group.images[0, 0].numpy(), expected)
+    assert plain.colours[0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0]
+    assert other.colours[0, 0].tolist() == [1, 1, 1, 0, 0, 0, 1]
+
+
+def test_masks_are_part_of_the_sample_and_change_no_other_draw(manifest: Manifest) -> None:
+    masked = tuple(ViewSettings(g.count, g.size, g.scale, mask=MaskSettings(ratio=(0.5, 0.5))) for g in GROUPS)
+    data = dataset(manifest, groups=masked)
+    batch, again = (data.collate([data[1, 4], data[1, 0]]) for _ in range(2))
+    unmasked = dataset(manifest).collate([dataset(manifest)[1, 4], dataset(manifest)[1, 0]])
+    for group, same_group, plain, side in zip(batch.groups, again.groups, unmasked.groups, (3, 2), strict=True):
+        assert group.masks is not None
+        assert group.masks.shape == (group.count, 2, side, side)
+        assert (group.masks.flatten(2).sum(dim=2) == side * side - side * side // 2).all()
+        assert same(group, same_group)
+        assert torch.equal(group.images, plain.images)
+        assert torch.equal(group.colours, plain.colours)
+
+
+def test_prepared_views_are_normalised_and_stay_one_tensor_a_group(manifest: Manifest) -> None:
+    groups = (ViewSettings(2, 24, flip=0.0, colours=no_colours()), ViewSettings(3, 16, colours=no_colours()))
+    data = dataset(manifest, groups=groups)
+    batch = data.collate([data[0, 1], data[0, 3]])
+    ready = batch.prepared(torch.device("cpu"), lambda images: images * 2 - 1)
+    for before, after in zip(batch.groups, ready.groups, strict=True):
+        torch.testing.assert_close(after.images, before.images.float() / 255 * 2 - 1)
+        assert after.flat().data_ptr() == after.images.data_ptr()
+        assert torch.equal(after.flat()[1], after.images[0, 1])
+
+
+def test_neighbouring_groups_of_one_size_share_a_pass(manifest: Manifest) -> None:
+    groups = (ViewSettings(1, 24), ViewSettings(1, 24), ViewSettings(3, 16))
+    data = dataset(manifest, groups=groups)
+    batch = data.collate([data[0, 1], data[0, 3]])
+    large, small = batch.same_size()
+    assert torch.equal(large, torch.cat([batch.groups[0].flat(), batch.groups[1].flat()]))
+    assert small.data_ptr() == batch.groups[2].images.data_ptr()
