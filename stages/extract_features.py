@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from luss.data.resized import ResizedBatch, cropped_batches, normalise
+from luss.data.resized import ResizedBatch, cropped_batches
 from luss.features.layout import descriptor_widths
 from luss.features.store import FeatureWriter, shard_path
 from luss.files import read_json
@@ -27,8 +27,9 @@ def attended(context: StageContext) -> AttendedBackbone:
         context.of("pretrain"),
         context.of("pixel_attention"),
         shared=settings.shared,
-        upsample_factor=settings.upsample,
+        target_stride=1,
     )
+    network.target_stride = network.backbone.stride / settings.upsample
     return network.to(context.device)
 
 
@@ -103,7 +104,11 @@ class ExtractFeatures(ShardedStage):
             rows = plan.ranges[shard]
             arrays = {name: np.zeros((len(rows), dim), dtype=plan.settings.dtype) for name, dim in plan.dims.items()}
             for batch in cropped_batches(
-                plan.manifest, rows, context.run.extract_features, max_pixels=context.run.data.max_pixels
+                plan.manifest,
+                rows,
+                context.run.extract_features,
+                max_pixels=context.run.data.max_pixels,
+                multiple=network.backbone.multiple,
             ):
                 if batch.indices:
                     places = np.array(batch.indices) - rows.start
@@ -127,7 +132,7 @@ def _describe(
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """(B, D) vectors of a batch for each store."""
     settings = context.run.extract_features
-    images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
+    images = network.backbone.normalise(batch.images)
     with precision.autocast():
         found = {"features": network.vectors(images, published=settings.published)}
         if settings.layout_stages:

@@ -5,7 +5,8 @@ from typing import Any
 from luss.data.views import ViewDataset
 from luss.methods import build_method
 from luss.methods.collapse import CollapseWatch
-from luss.models.backbone import Backbone, start_residuals_at_one
+from luss.models.backbone import start_residuals_at_one
+from luss.models.build import build_backbone
 from luss.models.io import save_backbone, save_tensors, state_without_duplicates
 from luss.models.weights import initialise
 from luss.settings import RunSettings
@@ -36,7 +37,7 @@ class Pretrain(Stage):
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
         settings, run = context.run.pretrain, context.run
-        backbone = Backbone(settings.backbone.name, output_stride=settings.backbone.output_stride)
+        backbone = build_backbone(settings.backbone.name, output_stride=settings.backbone.output_stride)
         if not settings.backbone.zero_init_residual:
             start_residuals_at_one(backbone)
         loaded = initialise(backbone, settings.backbone.weights)

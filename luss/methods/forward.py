@@ -13,7 +13,7 @@ def backbone_views(backbone: Backbone, views: Views) -> list[list[Tensor]]:
     Returns:
         One list a group: its stage maps, shallow to deep, each (count * B, L_s, H_s, W_s), views one after another.
     """
-    return [backbone(torch.cat(group)) for group in views.groups]
+    return [list(backbone(torch.cat(group)).maps) for group in views.groups]
 
 
 def pool(features: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from luss.methods.base import Progress, StepOutput, Views
 from luss.methods.online_clustering import OnlineClustering
 from luss.models.backbone import Backbone
-from luss.models.pixel_attention import PixelAttention, attention_pool, upsample
+from luss.models.pixel_attention import PixelAttention, attention_pool, upsample_to
 from luss.models.saliency import border_saliency
 from luss.settings import ClusteringSettings, PixelAttentionSettings
 
@@ -49,7 +49,10 @@ class AttentionTask(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Upsampled last feature map, not normalised: (B, 3, H, W) -> (B, L, h, w) float32."""
         with torch.no_grad():
-            return upsample(self.backbone(images)[-1].float(), self.settings.upsample)
+            stride = self.backbone.stride
+            return upsample_to(
+                self.backbone(images).last.float(), stride=stride, target=stride / self.settings.upsample
+            )
 
     def forward(self, views: Views, progress: Progress) -> StepOutput:
         """Clustering loss of attention-pooled views, plus the saliency teacher where it is on; scalars include `attention_spread`."""
@@ -74,10 +77,8 @@ class AttentionTask(nn.Module):
         """Cross-entropy between the mean attention and the border saliency of whole images (B, 3, H, W)."""
         normalised = F.normalize(self.features(images), dim=1)
         attention = self.attention(normalised).float().mean(dim=1)
-        mean = torch.tensor(self.backbone.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.backbone.std, device=images.device)[:, None, None]
         teacher = border_saliency(
-            (images * std + mean).clamp(0, 1),
+            self.backbone.colours(images),
             size=(attention.shape[1], attention.shape[2]),
             centre=self.settings.saliency.centre,
         )
