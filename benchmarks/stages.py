@@ -27,7 +27,7 @@ from sklearn.datasets import load_sample_images
 
 from luss.data.images import read_image
 from luss.data.manifest import Manifest, build_manifest
-from luss.data.resized import cropped_batches, normalise
+from luss.data.resized import cropped_batches
 from luss.data.shapes import make_shapes
 from luss.data.skipped import SkippedFiles
 from luss.data.views import ViewDataset
@@ -35,6 +35,7 @@ from luss.methods import build_method
 from luss.methods.base import Progress
 from luss.models.attended import AttendedBackbone
 from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.pixel_attention import PixelAttention
 from luss.settings import ExtractFeaturesSettings, PhotometricSettings, PretrainSettings, ViewSettings
 from luss.training.precision import Precision
@@ -119,7 +120,7 @@ def steps(dataset: ViewDataset, settings: PretrainSettings, backbone: Backbone, 
 
     def bare() -> int:
         with precision.autocast():
-            loss = backbone(crops)[-1].float().mean()
+            loss = backbone(crops).last.float().mean()
         optimizer.zero_grad()
         loss.backward()
         return settings.batch_size
@@ -140,7 +141,7 @@ def features(manifest: Manifest, network: AttendedBackbone, size: int, precision
             ExtractFeaturesSettings(resize=size + size // 8, crop=size, batch_size=64, workers=0),
             max_pixels=10**8,
         ):
-            images = normalise(batch.images, precision.device, mean=network.backbone.mean, std=network.backbone.std)
+            images = network.backbone.normalise(batch.images)
             with precision.autocast():
                 use(images)
             done += len(batch.indices)
@@ -180,14 +181,14 @@ def main() -> None:
         manifest = Manifest.open(root, "train")
         settings = PretrainSettings(batch_size=min(options.batch_size, options.images))
         settings.global_views, settings.local_views.count = ViewSettings(2, options.size, (0.14, 1.0)), 0
-        backbone = Backbone(options.backbone)
+        backbone = build_backbone(options.backbone)
         dataset = ViewDataset([manifest], [settings.global_views], settings.photometric, seed=0, max_pixels=10**8)
         rows = [*views(manifest, dataset, options.size), *photographs(root / "photographs")]
         for name in ("fp32", "bf16"):
             precision = Precision(name, torch.device("cpu"))
             if precision.name == name:
                 rows += steps(dataset, settings, backbone, precision)
-                network = AttendedBackbone(backbone, PixelAttention(backbone.num_channels), upsample_factor=4).eval()
+                network = AttendedBackbone(backbone, PixelAttention(backbone.num_channels), target_stride=8).eval()
                 rows += features(manifest, network, options.size, precision)
         for what, rate, resident in rows:
             print(f"| {what} | {rate:.0f} | {resident:.0f} |")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from luss.data.imagenet_s import write_mask
 from luss.data.manifest import Manifest
-from luss.data.resized import normalise, resized_batches
+from luss.data.resized import resized_batches
 from luss.models.segmenter import (
     SegmentationNetwork,
     compared_size,
@@ -79,6 +79,7 @@ def predict_images(
         indices,
         settings,
         max_pixels=max_image_pixels,
+        multiple=network.backbone.multiple,
     ):
         for index, path, reason in batch.unreadable:
             yield Predicted(index, None, (path, reason))
@@ -126,8 +127,7 @@ def segment_batch(
     Yields:
         (height, width) uint16 ids, and (height, width) float32 confidence or None.
     """
-    backbone = network.backbone
-    pixels = normalise(images, precision.device, mean=backbone.mean, std=backbone.std)
+    pixels = network.backbone.normalise(images)
     with precision.autocast():
         logits = network(pixels)
     logits = object_logits(logits, total_foreground=settings.total_foreground, image_weight=settings.image_weight)

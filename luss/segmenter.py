@@ -156,7 +156,11 @@ class Segmenter:
         sizes = [_size_of(picture) for picture in pictures]
         targets = [
             target_size(
-                *size, short_side=settings.short_side, multiple=settings.size_multiple, max_aspect=settings.max_aspect
+                *size,
+                short_side=settings.short_side,
+                size_multiple=settings.size_multiple,
+                multiple=self.network.backbone.multiple,
+                max_aspect=settings.max_aspect,
             )
             for size in sizes
         ]

@@ -12,12 +12,12 @@ from torch import Tensor
 from luss.benchmark.distance_matching import Bank, bank_of_image, vote_shares
 from luss.clustering.neighbours import Neighbours
 from luss.data.manifest import Manifest
-from luss.data.resized import ResizedBatch, normalise, num_shards, resized_batches, shard_rows
+from luss.data.resized import ResizedBatch, num_shards, resized_batches, shard_rows
 from luss.errors import LussError
 from luss.labels.source import MaskLabels, resize_nearest
 from luss.models.backbone import Backbone
 from luss.models.io import load_backbone
-from luss.models.pixel_attention import upsample
+from luss.models.pixel_attention import upsample_to
 from luss.predict import Predicted
 from luss.settings import RunSettings
 from luss.training.precision import Precision
@@ -87,14 +87,15 @@ class _Features:
             indices,
             settings,
             max_pixels=self.context.run.data.max_pixels,
+            multiple=self.backbone.multiple,
         ):
             if not batch.indices:
                 yield batch, None
                 continue
-            images = normalise(batch.images, self.context.device, mean=self.backbone.mean, std=self.backbone.std)
+            images = self.backbone.normalise(batch.images)
             with self.precision.autocast():
-                deepest = self.backbone(images)[-1]
-            yield batch, upsample(deepest.float(), settings.upsample)
+                deepest = self.backbone(images).last
+            yield batch, upsample_to(deepest.float(), stride=self.backbone.stride, target=settings.target_stride)
 
 
 def _make_bank(context: StageContext, features: _Features, masks: MaskLabels) -> Bank:

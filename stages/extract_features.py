@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from luss.data.resized import ResizedBatch, cropped_batches, normalise
+from luss.data.resized import ResizedBatch, cropped_batches
 from luss.features.layout import descriptor_widths
 from luss.features.store import FeatureWriter, shard_path
 from luss.files import read_json
@@ -27,7 +27,7 @@ def attended(context: StageContext) -> AttendedBackbone:
         context.of("pretrain"),
         context.of("pixel_attention"),
         shared=settings.shared,
-        upsample_factor=settings.upsample,
+        target_stride=settings.target_stride,
     )
     return network.to(context.device)
 
@@ -103,7 +103,11 @@ class ExtractFeatures(ShardedStage):
             rows = plan.ranges[shard]
             arrays = {name: np.zeros((len(rows), dim), dtype=plan.settings.dtype) for name, dim in plan.dims.items()}
             for batch in cropped_batches(
-                plan.manifest, rows, context.run.extract_features, max_pixels=context.run.data.max_pixels
+                plan.manifest,
+                rows,
+                context.run.extract_features,
+                max_pixels=context.run.data.max_pixels,
+                multiple=network.backbone.multiple,
             ):
                 if batch.indices:
                     places = np.array(batch.indices) - rows.start
@@ -127,9 +131,9 @@ def _describe(
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """(B, D) vectors of a batch for each store."""
     settings = context.run.extract_features
-    images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
+    images = network.backbone.normalise(batch.images)
     with precision.autocast():
-        found = {"features": network.vectors(images, published=settings.published)}
+        found = {"features": network.vectors(images, pool=settings.pool)}
         if settings.layout_stages:
             found["layout"] = network.layout(
                 images, settings.layout_stages, settings.layout_grid, mirror=settings.layout_mirror

@@ -14,7 +14,7 @@ from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.data.imagenet_s import mask_path, read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
-from luss.data.resized import ResizedBatch, normalise, num_shards, resized_batches, shard_rows
+from luss.data.resized import ResizedBatch, num_shards, resized_batches, shard_rows
 from luss.errors import LussError
 from luss.files import replacing, write_json
 from luss.labels.store import LabelStore
@@ -167,6 +167,7 @@ def label_maker(context: StageContext, plan: LabelPlan, assignments: NDArray[np.
             plan.ranges[shard],
             settings,
             max_pixels=context.run.data.max_pixels,
+            multiple=network.backbone.multiple,
         ):
             if batch.indices:
                 own = None
@@ -190,7 +191,7 @@ def _label_batch(
 ) -> dict[int, tuple[NDArray[np.uint16], NDArray[np.uint8]]]:
     """Cluster ids 1..C and attention (0..255) of every image of a batch, by manifest index."""
     settings = context.run.pseudo_labels
-    images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
+    images = network.backbone.normalise(batch.images)
     labels, attention = network.label(
         images,
         centroids,

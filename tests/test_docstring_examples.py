@@ -17,7 +17,7 @@ from luss.data.manifest import build_manifest
 from luss.data.shapes import make_shapes
 from luss.data.skipped import SkippedFiles
 from luss.labels.store import LabelRecord, LabelWriter
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.io import save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import PredictSettings
@@ -39,7 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _photos(folder / "photos")
     run = folder / "outputs" / "demo"
     torch.manual_seed(0)
-    network = SegmentationNetwork(Backbone("test_resnet"), 10).eval()
+    network = SegmentationNetwork(build_backbone("test_resnet"), 10).eval()
     save_segmenter(run / "finetune", network, num_clusters=10, decoding=PredictSettings(short_side=32))
     build_manifest(
         folder / "photos", run / "manifest" / "manifest", "train", skipped=SkippedFiles(folder / "skipped.csv")

@@ -20,7 +20,7 @@ from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
 from luss.labels.layers import Edits
 from luss.labels.store import LabelRecord, LabelStore, LabelWriter
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.io import save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.predict import predict_images
@@ -35,9 +35,8 @@ LEAST = 0.9
 def sharpen(network: SegmentationNetwork) -> None:
     """An untrained network says nearly the same everywhere: makes its head listen to what differs."""
     with torch.no_grad():
-        features = network.backbone(torch.nn.functional.interpolate(torch.randn(8, 3, 5, 5), size=64, mode="bilinear"))[
-            -1
-        ]
+        blobs = torch.nn.functional.interpolate(torch.randn(8, 3, 5, 5), size=64, mode="bilinear")
+        features = network.backbone(blobs).last
         weight = (
             0.3
             * torch.randn(network.head.weight.shape)
@@ -51,7 +50,7 @@ def save_model(
     folder: Path, *, num_clusters: int = 5, decoding: PredictSettings | None = SETTINGS, **extra: Any
 ) -> Path:
     torch.manual_seed(0)
-    network = SegmentationNetwork(Backbone("test_resnet", output_stride=8), num_clusters).eval()
+    network = SegmentationNetwork(build_backbone("test_resnet", output_stride=8), num_clusters).eval()
     sharpen(network)
     save_segmenter(folder, network, num_clusters=num_clusters, decoding=decoding, **extra)
     return folder

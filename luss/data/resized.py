@@ -15,23 +15,31 @@ from luss.data.workers import initialise_worker
 from luss.settings import ExtractFeaturesSettings, WholeImageSettings
 
 
+def nearest_multiple(number: int, multiple: int) -> int:
+    """The multiple of `multiple` that is nearest to `number`, at least one."""
+    return max(1, (2 * number + multiple) // (2 * multiple)) * multiple
+
+
 def target_size(
-    width: int, height: int, *, short_side: int, multiple: int = 1, max_aspect: float = 8.0
+    width: int, height: int, *, short_side: int, size_multiple: int = 1, multiple: int = 1, max_aspect: float = 8.0
 ) -> tuple[int, int]:
-    """The size an image is resized to: its short side becomes `short_side`, its aspect is kept.
+    """The size an image is resized to: its short side becomes `short_side`, its aspect is kept up to rounding.
 
     Args:
         width: Of the image, pixels.
         height: Of the image, pixels.
         short_side: Pixels.
-        multiple: The long side is rounded to a multiple of this, so that images share batches; 1 keeps the aspect to the pixel.
+        size_multiple: The long side is rounded to a multiple of this, so that images share batches; 1 keeps the aspect to the pixel.
+        multiple: What the network's sides must be multiples of (`Backbone.multiple`): all three numbers are rounded to it.
         max_aspect: Longer images are squeezed to this aspect, so that a panorama does not fill the memory.
 
     Returns:
-        (width, height), both at least `short_side`.
+        (width, height), both at least the short side.
     """
+    short_side = nearest_multiple(short_side, multiple)
+    step = 1 if size_multiple == multiple == 1 else nearest_multiple(size_multiple, multiple)
     aspect = min(max(width, height) / min(width, height), max_aspect)
-    long_side = int(short_side * aspect) if multiple == 1 else round(short_side * aspect / multiple) * multiple
+    long_side = int(short_side * aspect) if step == 1 else round(short_side * aspect / step) * step
     long_side = max(long_side, short_side)
     return (long_side, short_side) if width >= height else (short_side, long_side)
 
@@ -104,19 +112,24 @@ def resized_batches(
     settings: WholeImageSettings,
     *,
     max_pixels: int,
+    multiple: int = 1,
 ) -> Iterator[ResizedBatch]:
-    """Whole images at `target_size`, grouped into batches of one shape; the order of images is not that of `indices`."""
+    """Whole images at `target_size`, grouped into batches of one shape; the order of images is not that of `indices`.
+
+    `multiple`: that of the network's sides, see `target_size`.
+    """
 
     def size_of(index: int) -> tuple[int, int]:
         return target_size(
             *manifest.size(index),
             short_side=settings.short_side,
-            multiple=settings.size_multiple,
+            size_multiple=settings.size_multiple,
+            multiple=multiple,
             max_aspect=settings.max_aspect,
         )
 
     batches = shape_batches([size_of(index) for index in indices], indices, settings.batch_size)
-    dataset = _ResizedDataset(manifest, size_of, max_pixels, settings.short_side, False)
+    dataset = _ResizedDataset(manifest, size_of, max_pixels, nearest_multiple(settings.short_side, multiple), False)
     yield from _loader(dataset, batches, settings.workers)
 
 
@@ -126,9 +139,13 @@ def cropped_batches(
     settings: ExtractFeaturesSettings,
     *,
     max_pixels: int,
+    multiple: int = 1,
 ) -> Iterator[ResizedBatch]:
-    """Centre squares: the short side at `resize` pixels, of which the middle `crop` x `crop` are kept; in order of `indices`."""
-    size, crop = settings.batch_size, settings.crop
+    """Centre squares: the short side at `resize` pixels, of which the middle `crop` x `crop` are kept; in order of `indices`.
+
+    `multiple`: `crop` is rounded to a multiple of it.
+    """
+    size, crop = settings.batch_size, nearest_multiple(settings.crop, multiple)
     batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
     dataset = _ResizedDataset(manifest, lambda index: (crop, crop), max_pixels, settings.resize, True)
     yield from _loader(dataset, batches, settings.workers)
@@ -138,14 +155,6 @@ def _loader(dataset: _ResizedDataset, batches: list[list[int]], workers: int) ->
     yield from DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=initialise_worker
     )
-
-
-def normalise(images: Tensor, device: torch.device, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 on the device, minus mean, over std, channels last."""
-    offset = torch.tensor(mean, device=device)[:, None, None]
-    scale = torch.tensor(std, device=device)[:, None, None]
-    values = images.to(device, non_blocking=True).float() / 255
-    return ((values - offset) / scale).contiguous(memory_format=torch.channels_last)
 
 
 def shard_rows(num_rows: int, shard_size: int, shard: int) -> range:

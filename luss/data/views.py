@@ -174,11 +174,9 @@ class Views:
         """
         moved = self._mapped(lambda tensor: tensor.to(device, non_blocking=True), colours=False)
         groups = [
-            replace(group, images=normalise(apply_colours(group.flat(), group.colours.flatten(0, 1))).unflatten(
-                0, group.images.shape[:2]
-            ))
-            for group in moved.groups
-        ]  # fmt: skip
+            replace(group, images=normalise(apply_colours(group.flat(), group.colours.flatten(0, 1))).view(shape))
+            for group, shape in ((group, group.images.shape) for group in moved.groups)
+        ]
         return replace(moved, groups=tuple(groups))
 
 

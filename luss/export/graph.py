@@ -32,10 +32,6 @@ class DecodedSegmenter(nn.Module):
         super().__init__()
         self.network = network
         self.total_foreground, self.image_weight = settings.total_foreground, settings.image_weight
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(network.backbone.mean)[:, None, None])
-        self.register_buffer("std", torch.tensor(network.backbone.std)[:, None, None])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Segments images of one shape.
@@ -46,7 +42,7 @@ class DecodedSegmenter(nn.Module):
         Returns:
             (B, C + 1, h, w) float32 logits as decided upon, and (B, H, W) int64 ids, 0 = background.
         """
-        logits = self.network((images - self.mean) / self.std)
+        logits = self.network(self.network.backbone.normalise(images))
         logits = object_logits(logits, total_foreground=self.total_foreground, image_weight=self.image_weight).float()
         size = (images.shape[2], images.shape[3])
         return logits, F.interpolate(logits, size=size, mode="bilinear", align_corners=False).argmax(dim=1)

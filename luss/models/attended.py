@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,21 +12,22 @@ from luss.errors import LussError
 from luss.features.layout import layout_descriptor, oriented_gradients
 from luss.models.backbone import Backbone
 from luss.models.io import load_backbone, load_tensors
-from luss.models.pixel_attention import PixelAttention, attention_pool, upsample
+from luss.models.pixel_attention import PixelAttention, attention_pool, upsample_to
 from luss.models.saliency import border_saliency
 
 
 class AttendedBackbone(nn.Module):
     """What stages 3 and 5 run on images."""
 
-    def __init__(self, backbone: Backbone, attention: PixelAttention, *, upsample_factor: int) -> None:
-        """`upsample_factor`: enlargement of the last feature map before attention."""
+    def __init__(self, backbone: Backbone, attention: PixelAttention, *, target_stride: float) -> None:
+        """`target_stride`: image pixels a position of the enlarged map that attention works on."""
         super().__init__()
-        self.backbone, self.attention, self.upsample_factor = backbone, attention, upsample_factor
+        self.backbone, self.attention, self.target_stride = backbone, attention, target_stride
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Upsampled features z (B, L, h, w), not normalised, and attention c(z) (B, L or 1, h, w) in (0, 1), both float32."""
-        features = upsample(self.backbone(images)[-1].float(), self.upsample_factor)
+        deepest = self.backbone(images).last.float()
+        features = upsample_to(deepest, stride=self.backbone.stride, target=self.target_stride)
         return features, self.attention(F.normalize(features, dim=1)).float()
 
     @torch.no_grad()
@@ -36,16 +38,16 @@ class AttendedBackbone(nn.Module):
         """
         if mirror:
             return (self.layout(images, stages, grid) + self.layout(images.flip(-1), stages, grid)) / 2
-        return layout_descriptor([oriented_gradients(images), *self.backbone(images)], stages, grid)
+        return layout_descriptor([oriented_gradients(images), *self.backbone(images).maps], stages, grid)
 
     @torch.no_grad()
-    def vectors(self, images: Tensor, *, published: bool = False) -> Tensor:
+    def vectors(self, images: Tensor, *, pool: Literal["unit", "raw"] = "unit") -> Tensor:
         """Attention-pooled unit vectors: (B, 3, H, W) normalised images -> (B, L).
 
-        The paper pools c(z) |z| (section 5.3.3), as attention was trained; `published` pools c(z) z as the published code does.
+        unit pools c(z) |z| as the paper (section 5.3.3), as attention was trained; raw pools c(z) z as the published code does.
         """
         features, attention = self.maps(images)
-        return F.normalize(attention_pool(features if published else F.normalize(features, dim=1), attention), dim=1)
+        return F.normalize(attention_pool(features if pool == "raw" else F.normalize(features, dim=1), attention), dim=1)
 
     @torch.no_grad()
     def label(
@@ -76,25 +78,21 @@ class AttendedBackbone(nn.Module):
             scores = (1 - image_weight) * scores + image_weight * own[:, :, None, None]
         strength = attention.mean(dim=1)
         if saliency:
-            salient = border_saliency(self._colours(images), size=(strength.shape[1], strength.shape[2]), centre=centre)
+            salient = border_saliency(
+                self.backbone.colours(images), size=(strength.shape[1], strength.shape[2]), centre=centre
+            )
             strength = (1 - saliency) * strength + saliency * salient
         return scores.argmax(dim=1) + 1, strength
 
-    def _colours(self, images: Tensor) -> Tensor:
-        """Normalised images back to RGB in [0, 1]."""
-        mean = torch.tensor(self.backbone.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.backbone.std, device=images.device)[:, None, None]
-        return (images * std + mean).clamp(0, 1)
 
-
-def load_attended(pretrain: Path, attention: Path, *, shared: bool, upsample_factor: int) -> AttendedBackbone:
+def load_attended(pretrain: Path, attention: Path, *, shared: bool, target_stride: float) -> AttendedBackbone:
     """Reads the network from the products of stages 1 and 2, in eval mode on the CPU.
 
     Args:
         pretrain: Folder of stage 1.
-        attention: Folder of stage 2; its own backbone, which only the published form writes, wins.
+        attention: Folder of stage 2; its own backbone, which only drifting batch norms leave, wins.
         shared: Whether all channels share one map.
-        upsample_factor: As in training.
+        target_stride: As in training.
 
     Raises:
         LussError: A file is missing, damaged, or does not fit the others.
@@ -108,4 +106,4 @@ def load_attended(pretrain: Path, attention: Path, *, shared: bool, upsample_fac
         raise LussError(
             f"{path} does not fit the backbone {backbone.name!r} and pixel_attention.shared={shared}: {error}"
         ) from error
-    return AttendedBackbone(backbone, module, upsample_factor=upsample_factor).eval()
+    return AttendedBackbone(backbone, module, target_stride=target_stride).eval()

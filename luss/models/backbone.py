@@ -1,77 +1,140 @@
-"""The network that turns images into feature maps: any timm model with intermediate features, by name."""
+"""What a backbone is: a network that turns images into feature maps, knows how its images are normalised, and can be saved as timm weights.
 
-import copy
+Imports no timm: `luss.models.build` makes backbones by name, `convolutional` and `tokens` are the two kinds.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-import luss.compat  # noqa: F401  (before timm)
+from luss.data.resized import nearest_multiple
 from luss.errors import LussError
 
-# isort: split
-import timm
-
-_NUM_STAGES = 4
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Backbone(nn.Module):
-    """A timm network without its classifier that returns the feature maps of its last four stages.
+@dataclass(frozen=True)
+class Features:
+    """What a backbone makes of a batch.
 
-    Layers behind the last map (EfficientNet's `conv_head`, ConvNeXt's `head.norm`) are kept for `export` and do not train.
+    Attributes:
+        maps: (B, L_s, H_s, W_s), shallow to deep; the last one after the network's final norm, where it has one.
+        token: (B, L) class token after the final norm; None for a network without one.
+    """
+
+    maps: tuple[Tensor, ...]
+    token: Tensor | None = None
+
+    @property
+    def last(self) -> Tensor:
+        """(B, L, H, W) deepest map."""
+        return self.maps[-1]
+
+    def pooled(self) -> Tensor:
+        """(B, L) mean of the deepest map over its positions."""
+        return self.last.mean(dim=(2, 3))
+
+
+class Backbone(nn.Module, ABC):
+    """A network without its classifier.
+
+    Layers that no map and no token depends on are kept for `export` and do not train.
 
     Attributes:
         name: timm name.
+        model: The timm network.
         output_stride: Image pixels a position of the last map, as asked for.
-        channels: Channels of each returned map, shallow to deep.
-        strides: Stride of each returned map.
+        channels: Channels of each map, shallow to deep.
+        strides: Image pixels a position of each map.
+        multiple: Both sides of images must be multiples of it.
+        fixed_size: Height and width of the only images that the network takes; None where any multiple will do.
+        patch: Pixels a side of a token's patch; 0 for networks without tokens.
         mean: RGB mean that images are normalised with, in [0, 1].
         std: RGB standard deviation.
     """
 
-    def __init__(self, name: str, *, output_stride: int = 32) -> None:
-        """Builds the network with random weights.
+    _mean: Tensor
+    _std: Tensor
 
-        Args:
-            name: timm model name, such as "resnet18".
-            output_stride: 32 (the network's own), 16 or 8.
-
-        Raises:
-            LussError: timm does not know the name, or the model cannot give feature maps at this stride.
-        """
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        *,
+        output_stride: int,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        multiple: int = 1,
+        fixed_size: tuple[int, int] | None = None,
+        patch: int = 0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        """See the attributes."""
         super().__init__()
-        self.name = name
-        self.output_stride = output_stride
-        self.model = create_timm(name, output_stride=output_stride)
-        if not hasattr(self.model, "forward_intermediates"):
-            raise LussError(
-                f"timm's {name!r} has no intermediate feature maps: choose another backbone, such as 'resnet18'"
-            )
-        info = list(self.model.feature_info)[-_NUM_STAGES:]
-        # Parameters that no loss reaches would stop distributed training.
-        for parameter in _behind_maps(self.model, len(info)):
-            parameter.requires_grad_(False)
-        self.channels: tuple[int, ...] = tuple(int(stage["num_chs"]) for stage in info)
-        self.strides: tuple[int, ...] = tuple(int(stage["reduction"]) for stage in info)
-        defaults = getattr(self.model, "default_cfg", {})
-        self.mean: tuple[float, ...] = tuple(defaults.get("mean", (0.485, 0.456, 0.406)))
-        self.std: tuple[float, ...] = tuple(defaults.get("std", (0.229, 0.224, 0.225)))
+        self.name, self.model, self.output_stride = name, model, output_stride
+        self.channels, self.strides = tuple(channels), tuple(strides)
+        self.multiple, self.fixed_size, self.patch = multiple, fixed_size, patch
+        self.set_normalisation(mean, std)
 
     @property
     def num_channels(self) -> int:
         """Channels of the last feature map (L in the paper)."""
         return self.channels[-1]
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of the last four stages.
+    @property
+    def stride(self) -> int:
+        """Image pixels a position of the last map."""
+        return self.strides[-1]
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Features:
+        """(B, 3, H, W) normalised images, sides multiples of `multiple` -> their features."""
+
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Sets the three numbers of `mean` and `std`, which come with weights."""
+        self.mean, self.std = tuple(mean), tuple(std)
+        device = self._mean.device if "_mean" in self._buffers else None
+        # Not in the state: they are no weights, and timm's files have none.
+        self.register_buffer("_mean", torch.tensor(self.mean, device=device)[:, None, None], persistent=False)
+        self.register_buffer("_std", torch.tensor(self.std, device=device)[:, None, None], persistent=False)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB, uint8 or float in [0, 1] -> float32 on the network's device, minus mean, over std, channels last."""
+        values = images.to(self._mean.device, non_blocking=True).float()
+        if images.dtype == torch.uint8:
+            values = values / 255
+        return ((values - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
+
+    def colours(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) back to RGB in [0, 1]."""
+        return (images * self._std + self._mean).clamp(0, 1)
+
+    def nearest_side(self, side: int) -> int:
+        """The side, in pixels, nearest to `side` that images may have."""
+        return nearest_multiple(side, self.multiple)
+
+    def check_side(self, side: int, key: str) -> None:
+        """Checks that square crops can pass.
 
         Args:
-            images: (B, 3, H, W) normalised images.
+            side: Of the crops, pixels.
+            key: The setting that says so.
 
-        Returns:
-            Tensors (B, channels[s], about H / strides[s], W / strides[s]), shallow to deep.
+        Raises:
+            LussError: The network takes no such images.
         """
-        maps = self.model.forward_intermediates(images, indices=len(self.channels), intermediates_only=True)
-        return list(maps)
+        if self.fixed_size is not None and self.fixed_size != (side, side):
+            height, width = self.fixed_size
+            raise LussError(f"{key} is {side}, but {self.name} takes images of {height} x {width} pixels only")
+        if side % self.multiple:
+            raise LussError(
+                f"{key} is {side}, but {self.name} takes sides that are multiples of {self.multiple}: set {self.nearest_side(side)}"
+            )
 
     def export(self) -> dict[str, Tensor]:
         """Plain timm weights: `timm.create_model(name, num_classes=0).load_state_dict(..., strict=True)` takes them."""
@@ -88,13 +151,15 @@ class Backbone(nn.Module):
         except RuntimeError as error:
             raise LussError(f"these weights do not fit the backbone {self.name!r}: {error}") from error
 
-
-def _behind_maps(model: Any, num_stages: int) -> list[nn.Parameter]:
-    """Parameters of layers behind the last feature map, which are those that timm drops from a network that gives only maps."""
-    maps_only = copy.deepcopy(model)
-    maps_only.prune_intermediate_layers(num_stages, prune_norm=True, prune_head=True)
-    used = {name for name, _ in maps_only.named_parameters()}
-    return [parameter for name, parameter in model.named_parameters() if name not in used]
+    def describe(self) -> dict[str, Any]:
+        """What it takes to build the network again, as JSON values."""
+        return {
+            "name": self.name,
+            "output_stride": self.output_stride,
+            "channels": list(self.channels),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
 
 def start_residuals_at_one(backbone: Backbone) -> None:
@@ -106,27 +171,3 @@ def start_residuals_at_one(backbone: Backbone) -> None:
         weight = getattr(module, "weight", None)
         if isinstance(weight, nn.Parameter) and weight.ndim == 1 and not weight.any():
             nn.init.ones_(weight)
-
-
-def create_timm(name: str, *, output_stride: int = 32, pretrained: bool = False) -> Any:
-    """A timm model without classifier, its errors turned into words.
-
-    Raises:
-        LussError: Unknown name (naming the nearest ones), impossible stride, or weights that cannot be fetched.
-    """
-    if not timm.is_model(name):
-        import difflib
-
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise LussError(f"timm has no model {name!r}" + (f": did you mean {', '.join(near)}?" if near else ""))
-    options: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
-    except (TypeError, AssertionError, NotImplementedError) as error:
-        raise LussError(
-            f"{name} cannot be built with output_stride {output_stride} ({str(error) or type(error).__name__}): use 32"
-        ) from error
-    except Exception as error:
-        if pretrained:
-            raise LussError(f"the weights of {name} could not be fetched ({error}): give a file instead") from error
-        raise

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
 from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import PredictSettings
 
@@ -28,7 +29,13 @@ _AGAIN = "copy the whole folder again, or run the stage that makes it again (--f
 def save_tensors(path: Path, tensors: dict[str, Tensor], *, metadata: dict[str, str] | None = None) -> None:
     """Writes named tensors as safetensors, atomically."""
     with replacing(path) as temporary:
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        content: dict[str, Tensor] = {}
+        places: set[int] = set()
+        for name, tensor in tensors.items():
+            value = tensor.detach().cpu().contiguous()
+            # The format has no shared tensors: modules that share one are written with a copy each.
+            content[name] = value.clone() if value.numel() and value.data_ptr() in places else value
+            places.add(value.data_ptr())
         safetensors.torch.save_file(content, temporary, metadata=metadata)
 
 
@@ -54,7 +61,7 @@ def state_without_duplicates(module: nn.Module) -> dict[str, Tensor]:
 def save_backbone(folder: Path, backbone: Backbone, weights: dict[str, Tensor], **extra: Any) -> None:
     """Writes `backbone.safetensors` (plain timm weights) and `backbone.json`."""
     save_tensors(folder / "backbone.safetensors", weights)
-    write_json(folder / "backbone.json", {"format": FORMAT_VERSION, **_describe(backbone), **extra})
+    write_json(folder / "backbone.json", {"format": FORMAT_VERSION, **backbone.describe(), **extra})
 
 
 def load_backbone(folder: Path, *, output_stride: int = 0) -> Backbone:
@@ -72,7 +79,7 @@ def load_backbone(folder: Path, *, output_stride: int = 0) -> Backbone:
         name, stride = str(description["name"]), int(description["output_stride"])
     except (KeyError, TypeError, ValueError) as error:
         raise _edited(folder / "backbone.json", error) from error
-    backbone = Backbone(name, output_stride=output_stride or stride)
+    backbone = build_backbone(name, output_stride=output_stride or stride)
     _set_normalisation(backbone, description, folder / "backbone.json")
     backbone.load(load_tensors(folder / "backbone.safetensors"))
     return backbone
@@ -100,7 +107,7 @@ def save_segmenter(
     tensors = {f"backbone.{name}": tensor for name, tensor in network.backbone.export().items()}
     tensors.update({f"head.{name}": tensor for name, tensor in network.head.state_dict().items()})
     save_tensors(folder / WEIGHTS_NAME, tensors)
-    description = {"format": SEGMENTER_FORMAT, **_describe(network.backbone), "num_clusters": num_clusters, **extra}
+    description = {"format": SEGMENTER_FORMAT, **network.backbone.describe(), "num_clusters": num_clusters, **extra}
     description["names"] = {str(cluster): name for cluster, name in sorted((names or {}).items())}
     if decoding is not None:
         description["decoding"] = decoding_entries(decoding)
@@ -122,7 +129,7 @@ def load_segmenter(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
         num_clusters = int(description["num_clusters"])
     except (KeyError, TypeError, ValueError) as error:
         raise _edited(folder / CONFIG_NAME, error) from error
-    backbone = Backbone(name, output_stride=stride)
+    backbone = build_backbone(name, output_stride=stride)
     _set_normalisation(backbone, description, folder / CONFIG_NAME)
     network = SegmentationNetwork(backbone, num_clusters)
     tensors = load_tensors(folder / WEIGHTS_NAME)
@@ -202,7 +209,8 @@ def decoding_settings(description: Mapping[str, Any], *, source: Path) -> Predic
 
 def _set_normalisation(backbone: Backbone, description: Mapping[str, Any], path: Path) -> None:
     """Weights may come with another mean and deviation than timm has under the bare name of the network."""
-    for key in ("mean", "std"):
+    found = {"mean": backbone.mean, "std": backbone.std}
+    for key in found:
         value = description.get(key)
         if value is None:
             continue
@@ -212,19 +220,10 @@ def _set_normalisation(backbone: Backbone, description: Mapping[str, Any], path:
             or not all(isinstance(number, (int, float)) for number in value)
         ):
             raise _edited(path, ValueError(f"{key} is {value!r}"))
-        setattr(backbone, key, tuple(float(number) for number in value))
+        found[key] = tuple(float(number) for number in value)
+    backbone.set_normalisation(**found)
 
 
 def _edited(path: Path, error: Exception) -> LussError:
     reason = f"lacks {error}" if isinstance(error, KeyError) else f"has a wrong entry ({error})"
     return LussError(f"{path} {reason}: it was not written by luss, or was edited")
-
-
-def _describe(backbone: Backbone) -> dict[str, Any]:
-    return {
-        "name": backbone.name,
-        "output_stride": backbone.output_stride,
-        "channels": list(backbone.channels),
-        "mean": list(backbone.mean),
-        "std": list(backbone.std),
-    }

@@ -34,11 +34,24 @@ class PixelAttention(nn.Module):
         return torch.sigmoid(self.logits(normalised))
 
 
-def upsample(features: Tensor, factor: int) -> Tensor:
-    """Bilinear enlargement of a feature map (align_corners=False): (B, L, H, W) -> (B, L, factor H, factor W)."""
-    if factor == 1:
+def upsample_to(features: Tensor, *, stride: float, target: float) -> Tensor:
+    """Bilinear enlargement of a feature map (align_corners=False) to a finer stride.
+
+    Args:
+        features: (B, L, H, W).
+        stride: Image pixels a position of it.
+        target: Image pixels a position of the result; a map that is as fine already stays as it is.
+
+    Returns:
+        (B, L, about H stride / target, about W stride / target): exactly that for a whole ratio, else rounded.
+    """
+    factor = stride / target
+    if factor <= 1:
         return features
-    return F.interpolate(features, scale_factor=factor, mode="bilinear", align_corners=False)
+    if abs(factor - round(factor)) < 1e-6:
+        return F.interpolate(features, scale_factor=round(factor), mode="bilinear", align_corners=False)
+    size = [round(side * factor) for side in features.shape[2:]]
+    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)
 
 
 def attention_pool(features: Tensor, attention: Tensor) -> Tensor:

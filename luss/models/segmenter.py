@@ -23,7 +23,7 @@ class SegmentationNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised -> logits (B, C + 1, H / stride, W / stride)."""
-        logits: Tensor = self.head(self.backbone(images)[-1])
+        logits: Tensor = self.head(self.backbone(images).last)
         return logits
 
 

@@ -4,24 +4,32 @@ A checkpoint of a learner (MoCo, SwAV, DINO, PASS, ...) holds the backbone besid
 `module.`, `encoder_q.` or `teacher.backbone.`. The backbone is found as the prefix below which most of its tensors lie; all else is left out.
 """
 
+import contextlib
+import inspect
+import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
 
 from luss.errors import LussError
-from luss.models.backbone import Backbone, create_timm
+from luss.models.backbone import Backbone
+from luss.models.build import create_timm
 
 # Dictionaries that hold the tensors, in the order in which they are looked into.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "student", "backbone", "encoder")
 # Where a checkpoint holds two whole backbones: the one that its authors evaluate, and the copy that only makes targets.
 _PREFERRED = ("teacher", "ema", "encoder_q", "base_encoder", "online")
 _AVOIDED = ("student", "encoder_k", "momentum", "target")
+# Parts of a vision transformer without which the others mean nothing: positions, patches, class token, registers, scales of the branches.
+_NEEDED_TOKENS = re.compile(r"pos_embed|patch_embed|cls_token|reg_token|gamma|rope")
 # Counts batches of training; old files lack it, and nothing depends on it.
 _COUNTER = "num_batches_tracked"
 _SHOWN = 8
@@ -78,6 +86,8 @@ def initialise(backbone: Backbone, weights: str) -> LoadedWeights:
     own = backbone.model.state_dict()
     prefix = _best_prefix(given, own)
     found = {name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)}
+    if backbone.patch:
+        found = _in_timms_form(backbone, found, weights)
     fitting = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
     needed = [name for name in own if not name.endswith(_COUNTER)]
     result = LoadedWeights(
@@ -85,7 +95,10 @@ def initialise(backbone: Backbone, weights: str) -> LoadedWeights:
         prefix,
         missing=[name for name in needed if name not in found],
         other_shape=[name for name in needed if name in found and name not in fitting],
-        unused=[name for name in given if name.removeprefix(prefix) not in own or not name.startswith(prefix)],
+        unused=[
+            *(name for name in given if not name.startswith(prefix)),
+            *(prefix + name for name in found if name not in own),
+        ],
     )
     _check_fit(backbone, result, own, fitting)
     backbone.model.load_state_dict(fitting, strict=False)
@@ -118,8 +131,29 @@ def _from_timm(backbone: Backbone, name: str) -> None:
     source = create_timm(name, output_stride=backbone.output_stride, pretrained=True)
     backbone.load(source.state_dict())
     settings = getattr(source, "pretrained_cfg", {})
-    backbone.mean = tuple(settings.get("mean", backbone.mean))
-    backbone.std = tuple(settings.get("std", backbone.std))
+    backbone.set_normalisation(settings.get("mean", backbone.mean), settings.get("std", backbone.std))
+
+
+def _in_timms_form(backbone: Backbone, found: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Tensors of a vision transformer as timm names them, with position tables and patches of another size resized as timm does.
+
+    Raises:
+        LussError: timm cannot convert them.
+    """
+    convert: Any = getattr(sys.modules[type(backbone.model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return found
+    options = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(convert).parameters else {}
+    try:
+        # It prints a line for every bias that a network lacks.
+        with contextlib.redirect_stdout(io.StringIO()):
+            converted: dict[str, Tensor] = convert(dict(found), backbone.model, **options)
+    except Exception as error:
+        raise LussError(
+            f"{source} does not fit the backbone {backbone.name!r}: timm cannot convert it ({error}). "
+            "Set pretrain.backbone.name to the network that the file is of"
+        ) from error
+    return converted
 
 
 def _best_prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -153,7 +187,8 @@ def _check_fit(
     needed = [name for name in own if not name.endswith(_COUNTER)]
     num_fitting = sum(1 for name in needed if name in fitting)
     numbers, all_numbers = (sum(own[name].numel() for name in names) for names in (set(fitting) & set(needed), needed))
-    if 2 * num_fitting >= len(needed) and 2 * numbers >= all_numbers:
+    random = [name for name in (*result.missing, *result.other_shape) if _NEEDED_TOKENS.search(name)]
+    if 2 * num_fitting >= len(needed) and 2 * numbers >= all_numbers and not (backbone.patch and random):
         return
     parts = [f"missing are {_counted(result.missing)}"] if result.missing else []
     parts += [f"of another shape are {_counted(result.other_shape)}"] if result.other_shape else []

@@ -61,7 +61,8 @@ class AttentionTask(Task):
         """Last feature map at the target stride, unit vectors: (B, 3, H, W) -> (B, L, h, w) float32."""
         with torch.no_grad():
             last = self.backbone(images).last.float()
-            return F.normalize(upsample_to(last, images.shape[-2:], self.settings.target_stride), dim=1)
+            finer = upsample_to(last, stride=self.backbone.stride, target=self.settings.target_stride)
+            return F.normalize(finer, dim=1)
 
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Clustering loss of attention-pooled views, plus the saliency teacher where it is on; scalars include `attention_spread`."""

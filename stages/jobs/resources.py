@@ -103,13 +103,13 @@ def resources_of(run: RunSettings, stage: Stage, words: Mapping[str, Any]) -> Re
     Raises:
         LussError: A value that cannot be.
     """
-    own = getattr(run.resources, stage.name, None) or ResourceSettings()
+    own, default = (run.resources.get(name) or ResourceSettings() for name in (stage.name, "default"))
     trained = stage.distributed and stage.name != "cluster"
     found: dict[str, Any] = {}
     for entry in dataclasses.fields(ResourceSettings):
         name = entry.name
         fitting = {**_COMMON, **_FITTING.get(stage.name, {})}[name]
-        general = [words.get(name), getattr(own, name), getattr(run.resources.default, name)]
+        general = [words.get(name), getattr(own, name), getattr(default, name)]
         if name in _SHAPE and not trained:
             # The word for fewer GPUs holds for everybody: --gpus-per-node 0 means a cluster without them.
             limit = next((value for value in general if value is not None), fitting)

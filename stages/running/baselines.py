@@ -20,7 +20,7 @@ from luss.benchmark.counts import Counts
 from luss.benchmark.image import Map
 from luss.data.imagenet_s import read_mask
 from luss.data.manifest import Manifest
-from luss.data.resized import cropped_batches, normalise
+from luss.data.resized import cropped_batches
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
 from luss.predict import MaskNames
@@ -153,14 +153,15 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
         range(len(manifest)),
         settings,
         max_pixels=context.run.data.max_pixels,
+        multiple=network.backbone.multiple,
     ):
         context.stop.check()
         for _, unreadable, reason in batch.unreadable:
             context.skipped.add(Path(unreadable), reason)
         if batch.indices:
-            images = normalise(batch.images, context.device, mean=network.backbone.mean, std=network.backbone.std)
+            images = network.backbone.normalise(batch.images)
             with precision.autocast():
-                vectors = network.vectors(images, published=settings.published)
+                vectors = network.vectors(images, pool=settings.pool)
             clusters[np.array(batch.indices)] = (vectors.float() @ centroids.T).argmax(dim=1).cpu().numpy() + 1
         done += len(batch.indices) + len(batch.unreadable)
         context.reporter.advance(done)

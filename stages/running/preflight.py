@@ -115,7 +115,7 @@ def _check_network(run: RunSettings) -> None:
     if all(stage_state(stage, run, folder, STAGES).kind == "done" for stage in own.values()):
         return
     from luss.features.layout import descriptor_widths
-    from luss.models.backbone import Backbone
+    from luss.models.build import build_backbone
 
     wanted = {run.pretrain.backbone.output_stride: "pretrain.backbone.output_stride"}
     for name in ("finetune", "semi_finetune"):
@@ -124,7 +124,7 @@ def _check_network(run: RunSettings) -> None:
             wanted[getattr(run, name).output_stride] = f"{name}.output_stride"
     for stride, key in wanted.items():
         try:
-            backbone = Backbone(run.pretrain.backbone.name, output_stride=stride)
+            backbone = build_backbone(run.pretrain.backbone.name, output_stride=stride)
         except LussError as error:
             raise LussError(f"{key}={stride}: {error}") from error
     if run.cluster.layout_dim and "cluster" in own:

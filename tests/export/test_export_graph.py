@@ -16,7 +16,7 @@ from luss.export import graph as graphs
 from luss.export.graph import Graph, graph_notes, quiet_tracing, trace
 from luss.export.onnx import export_onnx
 from luss.export.torch_export import export_torch
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.io import DECODING, decoding_entries
 from luss.models.segmenter import SegmentationNetwork, label_map, object_logits
 from luss.settings import PredictSettings
@@ -28,10 +28,10 @@ SHAPES = [(2, 3, 64, 96), (1, 3, 32, 32), (3, 3, 50, 33)]
 @pytest.fixture(scope="module")
 def network() -> SegmentationNetwork:
     torch.manual_seed(0)
-    network = SegmentationNetwork(Backbone("test_resnet", output_stride=16), 6).eval()
+    network = SegmentationNetwork(build_backbone("test_resnet", output_stride=16), 6).eval()
     # An untrained head says nearly the same everywhere.
     with torch.no_grad():
-        features = network.backbone(images((8, 3, 64, 64)) * 4 - 2)[-1]
+        features = network.backbone(images((8, 3, 64, 64)) * 4 - 2).last
         weight = (
             0.2
             * torch.randn(network.head.weight.shape)

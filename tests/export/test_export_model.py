@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from luss.errors import LussError
 from luss.export.model import export_model
 from luss.export.timm_backbone import export_backbones
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.io import load_segmenter, save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.segmenter import Segmenter
@@ -21,7 +21,7 @@ SETTINGS = PredictSettings(short_side=48, total_foreground=True, image_weight=0.
 
 def network(seed: int = 0) -> SegmentationNetwork:
     torch.manual_seed(seed)
-    return SegmentationNetwork(Backbone("test_resnet"), 5).eval()
+    return SegmentationNetwork(build_backbone("test_resnet"), 5).eval()
 
 
 @pytest.fixture
@@ -82,14 +82,14 @@ def test_a_model_of_another_program_is_not_overwritten(source: Path, tmp_path: P
     with pytest.raises(LussError, match="holds no earlier export of this format"):
         export_model(source, out, decoding=SETTINGS, names={})
     with pytest.raises(LussError, match="holds no earlier export of this format"):
-        export_backbones({"pretrained": Backbone("test_resnet")}, out)
+        export_backbones({"pretrained": build_backbone("test_resnet")}, out)
     assert (out / "model.safetensors").read_bytes() == b"years of work"
     assert [(path.name) for path in sorted(out.iterdir())] == ["config.json", "model.safetensors"]
 
 
 def test_one_format_does_not_write_over_the_other_nor_over_a_stage(source: Path, tmp_path: Path) -> None:
     model = export_model(source, tmp_path / "model", decoding=SETTINGS, names={})
-    backbones = {"pretrained": Backbone("test_resnet")}
+    backbones = {"pretrained": build_backbone("test_resnet")}
     (weights,) = export_backbones(backbones, tmp_path / "timm")
     with pytest.raises(LussError, match="no earlier export of this format"):
         export_backbones(backbones, model)
@@ -113,7 +113,7 @@ def test_backbones_load_into_timm_strictly_and_give_the_same_features(tmp_path: 
     import timm
 
     torch.manual_seed(0)
-    backbone = Backbone(name).eval()
+    backbone = build_backbone(name).eval()
     (path,) = export_backbones({"pretrained": backbone}, tmp_path / "out")
     model = timm.create_model(name, num_classes=0)
     model.load_state_dict(load_file(path), strict=True)
@@ -124,7 +124,10 @@ def test_backbones_load_into_timm_strictly_and_give_the_same_features(tmp_path: 
 
 
 def test_the_readme_beside_the_weights_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbones = {"pretrained": Backbone("test_resnet", output_stride=16), "finetuned": Backbone("test_resnet")}
+    backbones = {
+        "pretrained": build_backbone("test_resnet", output_stride=16),
+        "finetuned": build_backbone("test_resnet"),
+    }
     export_backbones(backbones, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     monkeypatch.chdir(tmp_path / "out")

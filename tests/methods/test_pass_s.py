@@ -12,7 +12,7 @@ from luss.methods import build_method
 from luss.methods.base import Method
 from luss.methods.pass_s import PassS
 from luss.methods.swav import SwAV
-from luss.models.backbone import Backbone, create_timm
+from luss.models.build import build_backbone, create_timm
 from luss.settings import PretrainSettings
 
 
@@ -52,7 +52,8 @@ def test_any_set_of_shallow_stages_trains(stages: list[int]) -> None:
 def test_any_timm_cnn_trains(name: str) -> None:
     torch.manual_seed(0)
     method = PassS(
-        Backbone(name), tiny_settings(local_views=1, pass_s={"shallow_stages": [1, 2, 3], "shallow_weights": [1.0] * 3})
+        build_backbone(name),
+        tiny_settings(local_views=1, pass_s={"shallow_stages": [1, 2, 3], "shallow_weights": [1.0] * 3}),
     )
     output = method(tiny_views(local_views=1), at_step())
     output.loss.backward()
@@ -88,7 +89,7 @@ def test_weights_need_not_be_whole_and_the_deep_one_counts() -> None:
 def test_shallow_stages_give_prototypes_no_gradient() -> None:
     method = pass_s([2, 3])
     views = tiny_views()
-    maps = method.backbone(torch.cat(views.groups[0]))
+    maps = method.backbone(torch.cat(views.groups[0])).maps
     codes = [torch.full((4, 8), 1 / 8)] * 2
     (method.deep_to_shallow(2, maps[1], codes) + method.deep_to_shallow(3, maps[2], codes)).backward()  # type: ignore[no-untyped-call]
     assert gradient_sum(method.shallow["2"]) > 0
@@ -98,7 +99,7 @@ def test_shallow_stages_give_prototypes_no_gradient() -> None:
 
 def test_shallow_predictions_use_the_shared_prototypes() -> None:
     method = pass_s([3]).eval()
-    features = method.backbone(torch.cat(tiny_views().groups[0]))[2]
+    features = method.backbone(torch.cat(tiny_views().groups[0])).maps[2]
     codes = [torch.eye(8)[:4]] * 2
     before = float(method.deep_to_shallow(3, features, codes).detach())
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_shallow_predictions_use_the_shared_prototypes() -> None:
 
 def test_alignment_reaches_the_projector_only_through_predictions() -> None:
     method = pass_s([])
-    features = method.backbone(torch.cat(tiny_views().groups[0]))[-1]
+    features = method.backbone(torch.cat(tiny_views().groups[0])).last
     for parameter in method.pixel_predictor.parameters():
         nn.init.zeros_(parameter)
     method.align(features, tiny_views()).backward()  # type: ignore[no-untyped-call]
@@ -118,7 +119,7 @@ def test_alignment_reaches_the_projector_only_through_predictions() -> None:
 
 def test_alignment_trains_projector_predictor_and_backbone_but_no_prototypes() -> None:
     method = pass_s([])
-    features = method.backbone(torch.cat(tiny_views().groups[0]))[-1]
+    features = method.backbone(torch.cat(tiny_views().groups[0])).last
     method.align(features, tiny_views()).backward()  # type: ignore[no-untyped-call]
     assert gradient_sum(method.pixel_projector) > 0
     assert gradient_sum(method.pixel_predictor) > 0
@@ -130,7 +131,7 @@ def test_alignment_trains_projector_predictor_and_backbone_but_no_prototypes() -
 def test_only_the_published_alignment_averages_over_pairs_that_do_not_overlap(published: bool) -> None:
     method = pass_s([], published=published).eval()
     with torch.no_grad():
-        features = method.backbone(torch.cat(tiny_views().groups[0]))[-1]
+        features = method.backbone(torch.cat(tiny_views().groups[0])).last
         first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3)))
         mixed = float(method.align(features, tiny_views(apart=(3,))))
         none = float(method.align(features, tiny_views(apart=(0, 1, 2, 3))))
@@ -201,7 +202,7 @@ def test_every_parameter_gets_a_gradient_whatever_is_switched_off() -> None:
 
 
 def test_heads_of_resnet18_have_as_many_parameters_as_the_published_ones() -> None:
-    method = PassS(Backbone("resnet18"), PretrainSettings())
+    method = PassS(build_backbone("resnet18"), PretrainSettings())
 
     def count(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -241,7 +242,7 @@ def test_exported_weights_load_strictly_into_timm(name: str) -> None:
     plain.eval()
     with torch.no_grad():
         features = plain.forward_features(images)
-        torch.testing.assert_close(features, method.backbone(images)[-1])
+        torch.testing.assert_close(features, method.backbone(images).last)
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones() -> None:

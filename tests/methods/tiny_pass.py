@@ -7,6 +7,7 @@ from torch import Tensor
 
 from luss.methods.base import Progress, Views
 from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.settings import ClusteringSettings, PassSSettings, PretrainSettings, ViewSettings
 
 BATCH = 4
@@ -33,7 +34,7 @@ def tiny_settings(
 
 def tiny_backbone() -> Backbone:
     torch.manual_seed(0)
-    return Backbone("test_resnet")
+    return build_backbone("test_resnet")
 
 
 def tiny_views(*, local_views: int = 0, batch: int = BATCH, apart: tuple[int, ...] = ()) -> Views:

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from luss.models.backbone import Backbone, start_residuals_at_one
+from luss.models.build import build_backbone
 
 
 def last_norms(backbone: Backbone) -> list[nn.BatchNorm2d]:
@@ -15,7 +16,7 @@ def last_norms(backbone: Backbone) -> list[nn.BatchNorm2d]:
 
 def test_residual_branches_start_at_one_as_in_the_papers() -> None:
     torch.manual_seed(0)
-    backbone, other = Backbone("resnet18"), Backbone("resnet18")
+    backbone, other = build_backbone("resnet18"), build_backbone("resnet18")
     assert [norm.weight.abs().sum().item() for norm in last_norms(backbone)] == [0.0, 0.0]  # timm's own start
     start_residuals_at_one(backbone)
     assert len(last_norms(backbone)) == 2
@@ -31,7 +32,7 @@ def test_residual_branches_start_at_one_as_in_the_papers() -> None:
 
 @pytest.mark.parametrize("name", ["test_convnext", "test_efficientnet"])
 def test_networks_that_start_nowhere_at_zero_stay_as_they_are(name: str) -> None:
-    backbone = Backbone(name)
+    backbone = build_backbone(name)
     before = {key: tensor.clone() for key, tensor in backbone.state_dict().items()}
     start_residuals_at_one(backbone)
     assert all(torch.equal(before[key], tensor) for key, tensor in backbone.state_dict().items())

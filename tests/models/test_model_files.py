@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from luss.errors import LussError
-from luss.models.backbone import Backbone, create_timm
+from luss.models.backbone import Backbone
+from luss.models.build import build_backbone, create_timm
 from luss.models.io import (
     decoding_settings,
     load_backbone,
@@ -27,7 +28,7 @@ from luss.settings import PredictSettings
 
 def backbone(seed: int = 0, output_stride: int = 32, *, name: str = "test_resnet") -> Backbone:
     torch.manual_seed(seed)
-    return Backbone(name, output_stride=output_stride)
+    return build_backbone(name, output_stride=output_stride)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -41,7 +42,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 )
 def test_feature_maps_have_the_channels_and_strides_that_are_told(name: str, num_channels: int) -> None:
     network = backbone(name=name)
-    maps = network(torch.randn(2, 3, 64, 96))
+    maps = network(torch.randn(2, 3, 64, 96)).maps
     assert [tuple(m.shape) for m in maps] == [
         (2, channels, 64 // stride, 96 // stride)
         for channels, stride in zip(network.channels, network.strides, strict=True)
@@ -68,15 +69,15 @@ def test_layers_behind_the_last_feature_map_are_kept_but_do_not_train(name: str,
 def test_a_smaller_output_stride_keeps_the_weights_and_enlarges_the_last_map(output_stride: int) -> None:
     network = backbone(output_stride=output_stride)
     network.load(backbone(seed=1).export())
-    assert network(torch.randn(1, 3, 64, 64))[-1].shape[-1] == 64 // output_stride
+    assert network(torch.randn(1, 3, 64, 64)).last.shape[-1] == 64 // output_stride
     assert network.strides[-1] == output_stride
 
 
 def test_an_unknown_network_is_an_error_that_names_near_ones() -> None:
     with pytest.raises(LussError, match=r"'resnet81'.*did you mean.*resnet18"):
-        Backbone("resnet81")
+        build_backbone("resnet81")
     with pytest.raises(LussError, match="no model 'zzzzzzzz'"):
-        Backbone("zzzzzzzz")
+        build_backbone("zzzzzzzz")
 
 
 def test_an_impossible_stride_is_an_error_that_says_what_works() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from luss.models.attended import AttendedBackbone
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.pixel_attention import PixelAttention
 from luss.models.segmenter import object_logits
 
@@ -48,8 +48,8 @@ def test_an_image_whose_background_leads_by_far_everywhere_stays_background() ->
 @pytest.fixture(scope="module")
 def network() -> AttendedBackbone:
     torch.manual_seed(0)
-    backbone = Backbone("test_resnet")
-    return AttendedBackbone(backbone, PixelAttention(backbone.num_channels), upsample_factor=2).eval()
+    backbone = build_backbone("test_resnet")
+    return AttendedBackbone(backbone, PixelAttention(backbone.num_channels), target_stride=16).eval()
 
 
 def test_full_image_weight_gives_every_position_the_images_cluster(network: AttendedBackbone) -> None:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from luss.errors import LussError
 from luss.models.attended import AttendedBackbone, load_attended
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.io import save_backbone, save_tensors
-from luss.models.pixel_attention import PixelAttention, attention_pool, upsample
+from luss.models.pixel_attention import PixelAttention, attention_pool, upsample_to
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pass_losses.npz"
 
@@ -50,20 +50,20 @@ def golden_attention(golden: Mapping[str, NDArray[Any]]) -> PixelAttention:
 
 
 def test_upsampling_equals_the_published_one(golden: Mapping[str, NDArray[Any]]) -> None:
-    larger = upsample(torch.from_numpy(golden["features"]), 4)
+    larger = upsample_to(torch.from_numpy(golden["features"]), stride=32, target=8)
     np.testing.assert_allclose(larger, golden["upsampled"], atol=1e-5)
 
 
 @torch.no_grad()
 def test_attention_equals_the_published_one(golden: Mapping[str, NDArray[Any]]) -> None:
-    features = F.normalize(upsample(torch.from_numpy(golden["features"]), 4), dim=1)
+    features = F.normalize(upsample_to(torch.from_numpy(golden["features"]), stride=32, target=8), dim=1)
     attention = golden_attention(golden)(features)
     np.testing.assert_allclose(attention.mean(dim=1, keepdim=True), golden["attention_mean"], atol=1e-5)
 
 
 @torch.no_grad()
 def test_pooled_vectors_equal_the_published_ones(golden: Mapping[str, NDArray[Any]]) -> None:
-    features = upsample(torch.from_numpy(golden["features"]), 4)
+    features = upsample_to(torch.from_numpy(golden["features"]), stride=32, target=8)
     normalised = F.normalize(features, dim=1)
     attention = golden_attention(golden)(normalised)
     np.testing.assert_allclose(attention_pool(normalised, attention), golden["pooled_training"], atol=1e-5)
@@ -104,8 +104,8 @@ def test_pooling_is_a_mean_over_positions() -> None:
 @pytest.fixture(scope="module")
 def attended() -> AttendedBackbone:
     torch.manual_seed(0)
-    backbone = Backbone("test_resnet")
-    return AttendedBackbone(backbone, PixelAttention(backbone.num_channels), upsample_factor=2).eval()
+    backbone = build_backbone("test_resnet")
+    return AttendedBackbone(backbone, PixelAttention(backbone.num_channels), target_stride=16).eval()
 
 
 @pytest.fixture(scope="module")
@@ -159,16 +159,16 @@ def test_the_products_of_two_stages_make_the_network_again(
 ) -> None:
     save_backbone(tmp_path / "pretrain", attended.backbone, attended.backbone.export())
     save_tensors(tmp_path / "attention" / "attention.safetensors", attended.attention.state_dict())
-    again = load_attended(tmp_path / "pretrain", tmp_path / "attention", shared=False, upsample_factor=2)
+    again = load_attended(tmp_path / "pretrain", tmp_path / "attention", shared=False, target_stride=16)
     assert not again.training
     assert torch.equal(again.vectors(images), attended.vectors(images))
 
 
 def test_the_attention_stage_s_own_backbone_wins(tmp_path: Path, attended: AttendedBackbone) -> None:
-    save_backbone(tmp_path / "pretrain", Backbone("test_resnet"), Backbone("test_resnet").export())
+    save_backbone(tmp_path / "pretrain", build_backbone("test_resnet"), build_backbone("test_resnet").export())
     save_backbone(tmp_path / "attention", attended.backbone, attended.backbone.export())
     save_tensors(tmp_path / "attention" / "attention.safetensors", attended.attention.state_dict())
-    again = load_attended(tmp_path / "pretrain", tmp_path / "attention", shared=False, upsample_factor=2)
+    again = load_attended(tmp_path / "pretrain", tmp_path / "attention", shared=False, target_stride=16)
     own = attended.backbone.export()
     assert all(torch.equal(tensor, own[name]) for name, tensor in again.backbone.export().items())
 
@@ -179,4 +179,4 @@ def test_attention_of_another_kind_is_an_error_that_names_the_setting(
     save_backbone(tmp_path, attended.backbone, attended.backbone.export())
     save_tensors(tmp_path / "attention.safetensors", attended.attention.state_dict())
     with pytest.raises(LussError, match=r"attention\.safetensors.*pixel_attention\.shared=True"):
-        load_attended(tmp_path, tmp_path, shared=True, upsample_factor=2)
+        load_attended(tmp_path, tmp_path, shared=True, target_stride=16)

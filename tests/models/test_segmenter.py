@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from luss.models import segmenter
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.segmenter import (
     SegmentationNetwork,
     compared_size,
@@ -138,12 +138,12 @@ def test_maps_are_enlarged_by_nearest_neighbour(
 
 
 def test_the_network_scores_background_and_every_cluster() -> None:
-    network = SegmentationNetwork(Backbone("test_resnet", output_stride=16), 7).eval()
+    network = SegmentationNetwork(build_backbone("test_resnet", output_stride=16), 7).eval()
     with torch.no_grad():
         images = torch.randn(2, 3, 64, 32)
         logits = network(images)
         assert logits.shape == (2, 8, 4, 2)
-        features = network.backbone(images)[-1]
+        features = network.backbone(images).last
         expected = torch.einsum("blhw,cl->bchw", features, network.head.weight[:, :, 0, 0])
     bias = network.head.bias
     assert bias is not None

@@ -12,6 +12,7 @@ from torch import Tensor
 from luss.errors import LussError
 from luss.models import weights
 from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.io import load_backbone, save_backbone, save_tensors
 from luss.models.weights import initialise, read_weights
 
@@ -20,7 +21,7 @@ Tensors = dict[str, Tensor]
 
 def backbone(seed: int = 0, name: str = "test_resnet") -> Backbone:
     torch.manual_seed(seed)
-    return Backbone(name)
+    return build_backbone(name)
 
 
 def under(prefix: str, tensors: Tensors) -> Tensors:

@@ -364,11 +364,11 @@ def test_the_formats_of_the_command_are_those_that_can_be_written() -> None:
 def test_too_many_clusters_for_a_palette_are_told_before_anything_is_written(
     luss: Launcher, photos: Path, tmp_path: Path
 ) -> None:
-    from luss.models.backbone import Backbone
+    from luss.models.build import build_backbone
     from luss.models.io import save_segmenter
     from luss.models.segmenter import SegmentationNetwork
 
-    save_segmenter(tmp_path / "model", SegmentationNetwork(Backbone("test_resnet"), 300), num_clusters=300)
+    save_segmenter(tmp_path / "model", SegmentationNetwork(build_backbone("test_resnet"), 300), num_clusters=300)
     arguments = ["predict", str(tmp_path / "model"), str(photos), "--out", str(tmp_path / "out")]
     outcome = luss(*arguments, "--format", "palette")
     assert outcome.code == 2

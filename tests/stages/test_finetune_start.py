@@ -9,7 +9,7 @@ import torch
 from running import Launcher, copy_until
 
 from luss.config import load_config
-from luss.data.resized import cropped_batches, normalise
+from luss.data.resized import cropped_batches
 from luss.features.store import FeatureStore
 from luss.models.attended import AttendedBackbone
 from luss.models.io import load_backbone, load_tensors
@@ -68,13 +68,15 @@ def pooled(run: Path, config: Path, backbone_of: str) -> np.ndarray:
     backbone = load_backbone(run / backbone_of)
     attention = PixelAttention(backbone.num_channels, shared=False)
     attention.load_state_dict(load_tensors(run / "pixel_attention" / "attention.safetensors"))
-    network = AttendedBackbone(backbone, attention, upsample_factor=settings.pixel_attention.upsample).eval()
+    network = AttendedBackbone(
+        backbone, attention, target_stride=backbone.stride / settings.pixel_attention.upsample
+    ).eval()
     manifest = train_manifest_of(run)
     rows = np.zeros((len(manifest), backbone.num_channels), np.float32)
     for batch in cropped_batches(
         manifest, range(len(manifest)), settings.extract_features, max_pixels=settings.data.max_pixels
     ):
-        images = normalise(batch.images, torch.device("cpu"), mean=backbone.mean, std=backbone.std)
+        images = backbone.normalise(batch.images)
         rows[batch.indices] = network.vectors(images).numpy()
     return rows
 

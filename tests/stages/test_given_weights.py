@@ -7,14 +7,14 @@ import torch
 from running import Launcher
 from safetensors.torch import load_file
 
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 
 SHORT = ["pixel_attention.epochs=1", "finetune.epochs=1", "cluster.num_restarts=1", "evaluate.workers=1"]
 
 
 def test_every_stage_runs_on_given_weights_without_pretraining(luss: Launcher, config: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
-    own = Backbone("test_resnet").export()
+    own = build_backbone("test_resnet").export()
     given = {"epoch": 7, "state_dict": {f"module.encoder_q.{name}": tensor for name, tensor in own.items()}}
     given["state_dict"]["module.encoder_q.fc.weight"] = torch.ones(3, 96)
     torch.save(given, tmp_path / "moco.pth")

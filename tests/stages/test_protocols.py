@@ -124,7 +124,7 @@ def feature_map(run: Path, path: Path) -> torch.Tensor:
     mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
     values = ((torch.from_numpy(pixels.copy()) / 255 - mean) / std).permute(2, 0, 1)[None]
     with torch.no_grad():
-        deepest = backbone(values)[-1]
+        deepest = backbone(values).last
     return F.interpolate(deepest, scale_factor=4, mode="bilinear", align_corners=False)[0]
 
 

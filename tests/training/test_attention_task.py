@@ -6,7 +6,7 @@ from torch import Tensor
 
 from luss.methods.base import Progress, Views
 from luss.methods.pass_s import PassS
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.settings import (
     ClusteringSettings,
     PassSSettings,
@@ -32,7 +32,7 @@ def pretrained() -> PassS:
         local_views=ViewSettings(0),
         pass_s=PassSSettings(),
     )
-    method = PassS(Backbone("test_resnet", output_stride=16), settings)
+    method = PassS(build_backbone("test_resnet", output_stride=16), settings)
     for module in method.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.running_mean.normal_(std=0.1)

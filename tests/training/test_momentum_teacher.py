@@ -13,7 +13,7 @@ from toy_training import Recorder, ToyData, toy_trainer
 
 from luss.methods.base import Method, Progress, StepOutput, Views
 from luss.methods.forward import backbone_views, pool
-from luss.models.backbone import Backbone, create_timm
+from luss.models.build import build_backbone, create_timm
 from luss.progress import Interrupted, StopFlag
 from luss.settings import ViewSettings
 from luss.training.checkpoint import checkpoints, load_newest
@@ -26,7 +26,7 @@ class TaughtMethod(Method):
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = Backbone("test_resnet")
+        self.backbone = build_backbone("test_resnet")
         self.predictor = nn.Linear(self.backbone.num_channels, self.backbone.num_channels)
         self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
 

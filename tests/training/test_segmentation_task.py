@@ -11,7 +11,7 @@ from PIL import Image
 from luss.data.views import ViewBatch
 from luss.labels.store import LabelRecord, LabelStore, LabelWriter
 from luss.methods.base import Progress
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
 from luss.training.representation import view_preparer
@@ -71,7 +71,7 @@ def test_an_image_that_cannot_be_read_is_replaced_with_its_label_and_reported(cr
 
 def network() -> SegmentationNetwork:
     torch.manual_seed(0)
-    return SegmentationNetwork(Backbone("test_resnet", output_stride=16), NUM_CLUSTERS)
+    return SegmentationNetwork(build_backbone("test_resnet", output_stride=16), NUM_CLUSTERS)
 
 
 def test_the_loss_is_the_mean_cross_entropy_over_all_positions_background_included(crops: LabelledCrops) -> None:

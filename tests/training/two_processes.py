@@ -21,7 +21,7 @@ from luss.losses.sinkhorn import sinkhorn
 from luss.methods.base import Progress, Views
 from luss.methods.online_clustering import OnlineClustering
 from luss.methods.pass_s import PassS
-from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.settings import ClusteringSettings, PassSSettings, PretrainSettings, ViewSettings
 from luss.training import distributed
 from luss.training.checkpoint import load_newest
@@ -136,7 +136,7 @@ def pretraining(folder: Path, *, accumulate: int, lr: float) -> dict[str, Any]:
         ),
         pass_s=PassSSettings(shallow_stages=[2, 3], shallow_weights=[1.0, 2.0], grid_size=3),
     )
-    model, reporter = PassS(Backbone("test_resnet"), settings), Recorder()
+    model, reporter = PassS(build_backbone("test_resnet"), settings), Recorder()
     trainer = toy_trainer(
         folder,
         model,
