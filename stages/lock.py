@@ -11,7 +11,6 @@ stage's folder, which is moved aside when its result is stale.
 """
 
 import contextlib
-import os
 import re
 import time
 import uuid
@@ -19,12 +18,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-import psutil
 from filelock import OwnerRecord, SoftFileLease, Timeout
-from filelock._identity import host_name, process_start_token
 
 from luss.errors import LussError
 from luss.files import is_disk_full
+from luss.liveness import lives
 from luss.progress import StopFlag
 
 _BEAT_SECONDS = 20.0
@@ -208,8 +206,8 @@ class _Watch:
         silent_for = self._looks * _POLL_SECONDS
         if self._owner is None:
             return "dead" if silent_for >= _NAMELESS_SECONDS else "silent"
-        if _is_here(self._owner):
-            return "alive" if _runs(self._owner) else "dead"
+        if (found := _lives(self._owner)) is not None:
+            return "alive" if found else "dead"
         if silent_for >= _SILENCE_SECONDS:
             return "dead"
         # Two clocks are compared only for who does not want to wait, and prove nothing: one that seems long silent is watched.
@@ -233,7 +231,7 @@ class _Watch:
         assert self._owner is not None
         pid, host = self._owner.pid, self._owner.hostname.partition("?")[0]
         text = f"{what} by process {pid} on {host}: wait for it, or stop it"
-        if _is_here(self._owner):
+        if _lives(self._owner) is not None:
             return LussError(f"{text} (kill {pid}); it continues where it was when started again")
         return LussError(
             f"{text} there; it continues where it was when started again. If it has died without a word, try again in "
@@ -246,16 +244,5 @@ def _beat_of(path: Path) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def _is_here(owner: OwnerRecord) -> bool:
-    """Whether an owner's pid means something here: same host, same space of pids, same boot, which the upper bits of a start tell."""
-    boot = (process_start_token(os.getpid()) or 0) >> 64
-    return owner.hostname == host_name() and boot != 0 and (owner.start or 0) >> 64 == boot
-
-
-def _runs(owner: OwnerRecord) -> bool:
-    # A pid can be used again by another program: its start tells.
-    try:
-        ended = psutil.Process(owner.pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    return not ended and process_start_token(owner.pid) == owner.start
+def _lives(owner: OwnerRecord) -> bool | None:
+    return lives(owner.hostname, owner.pid, owner.start or 0)

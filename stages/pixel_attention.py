@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from luss import processes
 from luss.data.views import ViewDataset
 from luss.models.io import load_backbone, load_tensors, save_backbone, save_tensors
 from luss.settings import ViewSettings
-from luss.training import distributed
 from luss.training.attention import AttentionTask, attention_clustering
 from luss.training.representation import view_preparer
 from stages.base import Stage, StageContext
@@ -38,7 +38,7 @@ class PixelAttentionStage(Stage):
             [train_manifest(context)], groups, settings.photometric, seed=run.seed, max_pixels=run.data.max_pixels
         )
         steps = train(context, task, dataset, view_preparer(backbone.mean, backbone.std), settings)
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             save_tensors(context.folder / "attention.safetensors", task.attention.state_dict())
             if settings.published:
                 save_backbone(context.folder, backbone, backbone.export())

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from luss import processes
 from luss.data.views import ViewDataset
 from luss.methods import build_method
 from luss.methods.collapse import CollapseWatch
@@ -9,7 +10,6 @@ from luss.models.backbone import Backbone, start_residuals_at_one
 from luss.models.io import save_backbone, save_tensors, state_without_duplicates
 from luss.models.weights import initialise
 from luss.settings import RunSettings
-from luss.training import distributed
 from luss.training.representation import view_preparer
 from stages.base import Stage, StageContext
 from stages.command import stage_main
@@ -60,7 +60,7 @@ class Pretrain(Stage):
             settings,
             reporter=CollapseWatch(context.reporter),
         )
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             save_tensors(context.folder / "method.safetensors", state_without_duplicates(method))
             save_backbone(context.folder, backbone, method.export(), method=settings.method, steps=steps)
         return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters())}

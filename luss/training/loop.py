@@ -14,12 +14,12 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from luss import processes
 from luss.data.views import BatchOrder
 from luss.errors import LussError
 from luss.methods.base import Progress, StepOutput
 from luss.progress import Interrupted, Reporter, StopFlag
 from luss.settings import TrainSettings
-from luss.training import distributed
 from luss.training.checkpoint import load_newest, random_state, restore_random_state, save_checkpoint
 from luss.training.optim import build_optimizer, lr_at, scaled_lr
 from luss.training.precision import Precision
@@ -104,7 +104,7 @@ class Trainer:
         """
         self.job = job
         settings = job.settings
-        self.share = distributed.share_of_batch(settings.batch_size, settings.accumulate, key=job.key)
+        self.share = processes.share_of_batch(settings.batch_size, settings.accumulate, key=job.key)
         self.steps_per_epoch = len(job.dataset) // settings.batch_size
         if settings.epochs and not self.steps_per_epoch:
             raise LussError(
@@ -114,7 +114,7 @@ class Trainer:
         self.num_steps = self.steps_per_epoch * settings.epochs
         self.precision = Precision(settings.precision, job.device, warn=job.reporter.warn)
         self.model: Any = job.model.to(job.device)
-        if settings.sync_batch_norm and distributed.world_size() > 1:
+        if settings.sync_batch_norm and processes.world_size() > 1:
             self.model = synchronise_batch_norm(self.model, job.device)
         if settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -122,7 +122,7 @@ class Trainer:
         self.position = _Position()
         self._restore()
         self.forward: Any = torch.compile(self.model) if settings.compile else self.model
-        if distributed.world_size() > 1:
+        if processes.world_size() > 1:
             devices = [job.device.index] if job.device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.forward, device_ids=devices, **_own_buffers())
 
@@ -148,7 +148,7 @@ class Trainer:
         position = self.position
         if position.step != position.saved_step and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise self._diverged("weights are no longer finite", position.step)
-        if distributed.rank() == 0 and position.step != position.saved_step:
+        if processes.rank() == 0 and position.step != position.saved_step:
             state = {
                 "step": position.step,
                 "model": self.model.state_dict(),
@@ -159,7 +159,7 @@ class Trainer:
             save_checkpoint(self.job.folder, position.step, state)
         position.saved_step = position.step
         position.saved_at = time.monotonic()
-        distributed.barrier()
+        processes.barrier()
 
     def run(self) -> int:
         """Trains to the end.
@@ -190,7 +190,7 @@ class Trainer:
             if progress.log:
                 self._log(progress, output, clock)
             self._save_when_due()
-            if distributed.any_process(bool(job.stop)):
+            if processes.any_process(bool(job.stop)):
                 self.save()
                 raise Interrupted(job.stop.reason or "another process was asked to stop")
         self.save()
@@ -233,9 +233,9 @@ class Trainer:
         return self.job.settings.final_lr * self.job.settings.batch_size / self.job.settings.lr_batch_size
 
     def _log(self, progress: Progress, output: StepOutput, clock: "_Clock") -> None:
-        scalars = {name: distributed.mean_over_processes(value) for name, value in output.scalars.items()}
+        scalars = {name: processes.mean(value) for name, value in output.scalars.items()}
         values = {
-            "loss": float(distributed.mean_over_processes(output.loss)),
+            "loss": float(processes.mean(output.loss)),
             **{k: float(v) for k, v in scalars.items()},
         }
         if not math.isfinite(values["loss"]):
@@ -266,7 +266,7 @@ class Trainer:
         minutes = (time.monotonic() - position.saved_at) / 60
         epoch_steps = self.steps_per_epoch * settings.checkpoint_epochs
         due = position.step % epoch_steps == 0 or minutes >= settings.checkpoint_minutes
-        if distributed.any_process(due):
+        if processes.any_process(due):
             self.save()
 
     def _announce(self) -> None:
@@ -274,7 +274,7 @@ class Trainer:
         reporter.start("step", self.num_steps, self.position.step)
         reporter.message(
             f"{self.job.key}: {len(self.job.dataset)} images, {settings.epochs} epochs of {self.steps_per_epoch} steps, global batch "
-            f"{settings.batch_size} = {distributed.world_size()} process(es) x {settings.accumulate} x {self.share}; lr "
+            f"{settings.batch_size} = {processes.world_size()} process(es) x {settings.accumulate} x {self.share}; lr "
             f"{settings.lr:g} for a batch of {settings.lr_batch_size} -> {scaled_lr(settings):g}; {settings.optimizer}, "
             f"{self.precision.name} on {self.job.device}"
         )
@@ -315,8 +315,8 @@ class _RemainingBatches:
                 epoch=epoch,
                 batch_size=settings.batch_size,
                 accumulate=settings.accumulate,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
+                rank=processes.rank(),
+                world_size=processes.world_size(),
                 start=max(0, first - epoch * trainer.steps_per_epoch),
             )
 
