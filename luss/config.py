@@ -128,11 +128,9 @@ def _type_of(known: DictConfig, key: str) -> Any:
     for name in blocks:
         node = node[name] if isinstance(node, DictConfig) and name in node else None
         found = OmegaConf.get_type(node) if isinstance(node, DictConfig) else None
-        if get_origin(kind) is dict:
-            kind = get_args(kind)[1]
-        else:
-            # A learner's block is of a class that no annotation names.
-            kind = found if dataclasses.is_dataclass(found) else get_type_hints(kind).get(name)
+        declared = get_args(kind)[1] if get_origin(kind) is dict else get_type_hints(kind).get(name)
+        # A learner's block is of a class that no annotation names.
+        kind = found if dataclasses.is_dataclass(found) else declared
         if not dataclasses.is_dataclass(kind) and get_origin(kind) is not dict:
             return None
     return get_type_hints(kind).get(last) if dataclasses.is_dataclass(kind) else None
@@ -160,7 +158,7 @@ def _prepared(values: dict[str, Any], under: DictConfig, *, ignore_unknown: bool
     for name, value in values.items():
         if ignore_unknown and not is_open and name not in under and not OmegaConf.is_missing(under, name):
             continue
-        block = under[name] if name in under else None
+        block = under.get(name)
         if isinstance(block, DictConfig):
             if value is None:
                 continue

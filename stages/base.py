@@ -18,12 +18,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from luss.config import changing_settings, to_yaml
+from luss.config import to_yaml
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
 from luss.files import TEMPORARY_SUFFIX, create_text, read_json, write_json, write_text
 from luss.progress import Reporter, StopFlag
 from luss.settings import RunSettings
+from luss.settings.fields import changing_settings
 from stages.running.lock import living_shards, refuse_living_shards, remove_dead_shard_locks
 
 DONE = "DONE.json"

@@ -16,9 +16,8 @@ from luss.data.manifest import Manifest
 from luss.features.layout import descriptor_widths, reduce_descriptors
 from luss.features.store import FeatureStore
 from luss.files import read_json, replacing, write_json, write_text
-from luss.reduce import LocalReduce, Reduce, TorchReduce, in_step
+from luss.processes import Reduce, in_step
 from luss.settings import RunSettings
-from luss.training import distributed
 from stages.base import CHECKPOINTS, Stage, StageContext
 from stages.commands.stage import stage_main
 from stages.manifest import EMBEDDED, data_layout, train_manifest
@@ -41,7 +40,7 @@ class Cluster(Stage):
     def run(self, context: StageContext) -> dict[str, Any]:
         """Runs every restart that is missing and keeps the best one."""
         settings = context.run.cluster
-        reduce = TorchReduce(str(context.device)) if distributed.world_size() > 1 else LocalReduce()
+        reduce = Reduce(context.device)
         vectors = FeatureStore.open(context.of("extract_features") / "features")
         share = vectors.share(reduce.rank, reduce.world_size)
         store = self.described(context, reduce) if settings.layout_dim else vectors
@@ -78,8 +77,8 @@ class Cluster(Stage):
         return kmeans(
             rows,
             settings.num_clusters,
-            engine=settings.engine,  # type: ignore[arg-type]
-            metric=settings.metric,  # type: ignore[arg-type]
+            engine=settings.engine,
+            metric=settings.metric,
             num_iterations=settings.num_iterations,
             num_restarts=settings.num_restarts,
             seed=context.run.seed,

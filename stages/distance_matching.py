@@ -142,7 +142,7 @@ def _bank_part(context: StageContext, features: _Features, masks: MaskLabels, ro
 
 def _write_masks(context: StageContext, features: _Features, bank: Bank, num_classes: int) -> dict[str, Any]:
     settings = context.run.distance_matching
-    neighbours = Neighbours(bank.vectors, engine=settings.engine, device=str(context.device))  # type: ignore[arg-type]
+    neighbours = Neighbours(bank.vectors, engine=settings.engine, device=str(context.device))
     ids = torch.from_numpy(bank.ids.astype(np.int64)).to(context.device)
 
     def segment(manifest: Manifest, indices: list[int]) -> Iterator[Predicted]:

@@ -53,7 +53,7 @@ class Evaluate(Stage):
             num_classes=self.num_classes(run, layout),
             workers=getattr(run, self.name).workers,
         )
-        metrics = evaluate_splits(counts, self.matching(run))  # type: ignore[arg-type]
+        metrics = evaluate_splits(counts, self.matching(run))
         write_metrics(context, metrics, self.facts(run))
         return figures(metrics)
 

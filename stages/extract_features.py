@@ -52,7 +52,7 @@ class FeaturePlan(ShardPlan):
                 self._folder / name,
                 len(self.manifest),
                 dim,
-                self.settings.dtype,  # type: ignore[arg-type]
+                self.settings.dtype,
                 self.settings.shard_size,
                 self._identity,
             )

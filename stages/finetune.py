@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from luss import processes
 from luss.labels.layers import current_layer
 from luss.labels.source import LabelSource
 from luss.labels.store import LabelStore
@@ -11,7 +12,6 @@ from luss.models.io import load_backbone, save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
 from luss.tasks.segmentation import LabelledCrops, SegmentationTask
-from luss.training import distributed
 from stages.base import Stage, StageContext, fingerprint
 from stages.commands.stage import stage_main
 from stages.manifest import train_manifest
@@ -76,7 +76,7 @@ class Finetune(Stage):
         )
         task = SegmentationTask(network, ignored_id=self.ignored_id)
         steps = train(context, task, dataset, settings)
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             save_segmenter(
                 context.folder,
                 network,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from luss.config import changing_settings
 from luss.data.imagenet_s import Layout, category_ids, find_layout
 from luss.data.manifest import Manifest, ManifestStopped, build_manifest
 from luss.data.shapes import RECORD, make_shapes
@@ -16,6 +15,7 @@ from luss.errors import LussError
 from luss.files import read_json
 from luss.progress import Interrupted, StopFlag
 from luss.settings import DataSettings, RunSettings, ShapesSettings
+from luss.settings.fields import changing_settings
 from stages.base import Stage, StageContext
 from stages.commands.stage import stage_main
 from stages.running.lock import listing_lock

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from luss import processes
 from luss.data.views import ViewDataset
 from luss.methods import method_class
 from luss.methods.base import Given
@@ -11,7 +12,6 @@ from luss.models.build import build_backbone
 from luss.models.io import save_backbone
 from luss.models.weights import initialise
 from luss.settings import BackboneSettings
-from luss.training import distributed
 from stages.base import Stage, StageContext
 from stages.commands.stage import stage_main
 from stages.manifest import pretrain_manifests
@@ -40,7 +40,7 @@ class Pretrain(Stage):
             patch=method.backbone.patch or 16,
         )
         steps = train(context, method, dataset, settings)
-        if distributed.rank() == 0:
+        if processes.rank() == 0:
             # Prototypes that never trained would teach the attention nothing.
             save_heads(context.folder, method, method.prototypes() if steps else None)
             save_backbone(

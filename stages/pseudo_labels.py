@@ -108,7 +108,7 @@ class PseudoLabelsStage(ShardedStage):
         """The threshold, where it came from, and what it was chosen by."""
         setting = context.run.pseudo_labels.threshold
         if setting == "auto":
-            found = auto_threshold(histogram(store), context.run.pseudo_labels.threshold_method)  # type: ignore[arg-type]
+            found = auto_threshold(histogram(store), context.run.pseudo_labels.threshold_method)
             return {
                 "threshold": float(found.value), "source": "auto", "used_labels": False, "method": found.method,
                 "separation": float(found.separation),

@@ -316,7 +316,8 @@ def test_a_setting_that_cannot_change_a_result_leaves_every_fingerprint(minimal:
     ("word", "first"),
     [
         ("data.root=other", "manifest"), ("seed=1", "pretrain"), ("pretrain.epochs=21", "pretrain"),
-        ("pretrain.method.clustering.epsilon=0.03", "pretrain"), ("pretrain.method=swav", "pretrain"), ("pixel_attention.shared=true", "pixel_attention"),
+        ("pretrain.method.clustering.epsilon=0.03", "pretrain"), ("pretrain.method=swav", "pretrain"),
+        ("pixel_attention.shared=true", "pixel_attention"),
         ("extract_features.dtype=float16", "extract_features"), ("cluster.num_clusters=51", "cluster"),
         ("pseudo_labels.threshold=0.5", "pseudo_labels"), ("finetune.scale=[0.1, 1.0]", "finetune"),
         ("data.evaluate=[test]", "predict"), ("evaluate.matching=identity", "evaluate"),

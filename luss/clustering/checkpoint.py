@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.files import replacing
-from luss.reduce import Reduce
+from luss.processes import Reduce
 
 
 @dataclass

@@ -5,7 +5,7 @@ Lloyd's algorithm on streamed chunks; every row is used in every iteration. The 
 `faiss.Kmeans` is not used: it wants all rows in memory at once, and its loop cannot be stopped, watched and continued
 in the middle of a run. Its search (`faiss.knn`), where nearly all the time goes, is.
 
-Several processes may each hold a part of the rows (`luss.reduce`): every pass then ends with a sum over the processes of
+Several processes may each hold a part of the rows (`luss.processes`): every pass then ends with a sum over the processes of
 (K, D) sums and counts in float64. Starts, empty clusters and results are those of one process, up to the rounding of sums.
 
 Memory: about three chunks, the resident part of the rows, 8 bytes a row, a few (K, D) tables and, while a restart
@@ -29,14 +29,14 @@ from luss.clustering.lloyd import Lloyd, Progress
 from luss.clustering.source import Features, Metric, Source
 from luss.clustering.torch_engine import TorchEngine
 from luss.errors import LussError
+from luss.processes import Reduce, in_step
 from luss.progress import Interrupted
-from luss.reduce import LocalReduce, Reduce, in_step
 
 __all__ = ["EngineName", "Features", "KMeansResult", "Metric", "Progress", "kmeans"]
 
 EngineName = Literal["faiss", "torch", "auto"]
 
-_ALONE = LocalReduce()
+_ALONE = Reduce()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sklearn.cluster import kmeans_plusplus
 from luss.clustering.checkpoint import CheckpointFile, LloydState
 from luss.clustering.source import Source, unit_rows
 from luss.errors import LussError
-from luss.reduce import in_step
+from luss.processes import in_step
 
 # k-means++ looks at a seeded sample of this many rows a cluster, and at least `_SAMPLE_ROWS`: on all rows it would cost
 # more than the clustering.

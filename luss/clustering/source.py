@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from luss.clustering.engine import Engine
 from luss.errors import LussError
+from luss.processes import Reduce, in_step
 from luss.progress import Interrupted
-from luss.reduce import Reduce, in_step
 
 Metric = Literal["cosine", "euclidean"]
 

@@ -245,9 +245,12 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
         groups = []
         for place in range(len(self.groups)):
-            parts = [stacked([sample["groups"][place][part] for sample in samples]) for part in range(4)]
+            images, rectangles, flips, colours = (
+                stacked([sample["groups"][place][part] for sample in samples]) for part in range(4)
+            )
             masks = [sample["masks"][place] for sample in samples]
-            groups.append(ViewGroup(*parts, None if masks[0] is None else stacked(masks)))
+            hidden = None if masks[0] is None else stacked(masks)
+            groups.append(ViewGroup(images, rectangles, flips, colours, hidden))
         return Views(
             groups=tuple(groups),
             indices=torch.tensor([sample["index"] for sample in samples]),

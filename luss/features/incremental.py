@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import IncrementalPCA
 
 from luss.features.store import FeatureStore
-from luss.reduce import Reduce, in_step, send
+from luss.processes import Reduce, in_step
 
 Transform = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -78,6 +78,6 @@ def _hand_over(pca: IncrementalPCA, reduce: Reduce, holder: int) -> None:
         # scikit-learn's fitted attributes end in an underscore: numbers and arrays of numbers.
         fitted = {name: value for name, value in vars(pca).items() if name.endswith("_") and not name.startswith("_")}
         np.savez(state, allow_pickle=False, **fitted)
-    with np.load(io.BytesIO(send(reduce, state.getvalue(), holder)), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(reduce.send(state.getvalue(), holder)), allow_pickle=False) as arrays:
         for name, value in arrays.items():
             setattr(pca, name, value[()])

@@ -17,12 +17,12 @@ from torch import Tensor
 from luss.errors import LussError
 from luss.features.incremental import fit_pca
 from luss.features.store import FeatureStore, FeatureWriter
-from luss.reduce import LocalReduce, Reduce, in_step
+from luss.processes import Reduce, in_step
 
 NUM_ORIENTATIONS = 9
 _CHUNK = 1024
 _EPSILON = 1e-6
-_ALONE = LocalReduce()
+_ALONE = Reduce()
 
 
 def oriented_gradients(images: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from luss import processes
 
 
 def overlap_grids(
@@ -79,7 +80,7 @@ def pixel_alignment(
         second_prediction: (B, D, S, S) the same of the second views.
         first: (B, D, S, S) embeddings at the first views' points; no gradient passes through them.
         second: (B, D, S, S).
-        valid: (B,) bool, pairs that count; None = all. Under torch.distributed the mean is over the valid pairs of all processes.
+        valid: (B,) bool, pairs that count; None = all. With several processes the mean is over the valid pairs of all processes.
 
     Returns:
         Scalar in [-1, 1]; 0 when no pair counts.
@@ -90,10 +91,6 @@ def pixel_alignment(
     if valid is None:
         return -per_pair.mean()
     weights = valid.to(per_pair.dtype)
-    count = weights.sum()
-    world_size = 1
-    if dist.is_available() and dist.is_initialized():
-        # Data-parallel training averages the processes' gradients: dividing by the mean count makes that the mean over all pairs.
-        world_size = dist.get_world_size()
-        dist.all_reduce(count)
-    return -(per_pair * weights).sum() / (count / world_size).clamp(min=1.0 / world_size)
+    # Data-parallel training averages the processes' gradients: dividing by the mean count makes that the mean over all pairs.
+    count = processes.mean(weights.sum())
+    return -(per_pair * weights).sum() / count.clamp(min=1.0 / processes.world_size())

@@ -1,27 +1,17 @@
 """Balanced assignment of embeddings to prototypes."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-
-def _all_reduce_logsumexp(values: Tensor, *, world_size: int) -> Tensor:
-    """log of the sum over processes of exp(values), in place of `values`; identity on one process."""
-    if world_size == 1:
-        return values
-    maximum = values.clone()
-    dist.all_reduce(maximum, op=dist.ReduceOp.MAX)
-    total = (values - maximum).exp()
-    dist.all_reduce(total)
-    return maximum + total.log()
+from luss import processes
 
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, num_iterations: int = 3) -> Tensor:
     """Turns prototype scores into balanced soft assignments ("codes"), SwAV equation 3.
 
-    Works in log space and float32, so half-precision scores and small epsilons cannot overflow. Under torch.distributed the balance is
-    over the rows of all processes together, which must hold the same number of rows each.
+    Works in log space and float32, so half-precision scores and small epsilons cannot overflow. With several processes the balance is
+    over the rows of all together, which must hold the same number of rows each.
 
     Args:
         scores: (B, K) cosine similarities of B embeddings to K prototypes.
@@ -31,11 +21,10 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, num_iterations: int = 3) 
     Returns:
         (B, K) float32 codes; each row sums to 1, each column to about B / K (over all processes).
     """
-    world_size = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     log_codes = scores.float() / epsilon
     for _ in range(num_iterations):
         # Every prototype receives the same mass, then every sample gives the same mass.
-        prototype_mass = _all_reduce_logsumexp(torch.logsumexp(log_codes, dim=0), world_size=world_size)
+        prototype_mass = processes.logsumexp(torch.logsumexp(log_codes, dim=0))
         log_codes = log_codes - prototype_mass
         log_codes = log_codes - torch.logsumexp(log_codes, dim=1, keepdim=True)
     return log_codes.exp()

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from luss import processes
 from luss.losses.sinkhorn import sinkhorn
 from luss.losses.swapped_prediction import swapped_prediction
 from luss.methods.health import effective_rank, normalised_entropy
@@ -73,13 +73,12 @@ class OnlineClustering(nn.Module):
         """
         queue_active = self.queue.shape[1] > 0 and progress.epoch >= self.settings.queue_start_epoch
         queue_full = queue_active and int(self.queue_filled) >= self.queue.shape[1]
-        rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         result = []
         for view, score in enumerate(scores):
             batch = score.shape[0]
             if queue_full:
                 # Every process balances its own share of the queue; together they cover it once.
-                past = self.score(self.queue[view, rank::world_size])
+                past = self.score(self.queue[view, processes.rank() :: processes.world_size()])
                 score = torch.cat([past, score.float()])
             code = sinkhorn(score, epsilon=self.settings.epsilon, num_iterations=self.settings.sinkhorn_iterations)
             result.append(code[-batch:])
@@ -90,7 +89,7 @@ class OnlineClustering(nn.Module):
     def _push(self, embeddings: list[Tensor]) -> None:
         """Puts the global batch in front of the queue; the oldest rows fall out."""
         for view, embedding in enumerate(embeddings):
-            rows = _gather(embedding.float())
+            rows = processes.gather(embedding.float())
             count = rows.shape[0]
             self.queue[view] = torch.cat([rows, self.queue[view, :-count]])[: self.queue.shape[1]]
         self.queue_filled.add_(count).clamp_(max=self.queue.shape[1])
@@ -130,7 +129,7 @@ class OnlineClustering(nn.Module):
         An image whose own embedding is a prototype has a code that names it, which its other view must find: instance discrimination, which
         learns from the first step. From these prototypes learned ones continue.
         """
-        rows = _gather(embeddings.detach().float())
+        rows = processes.gather(embeddings.detach().float())
         count, total = len(rows), self.settings.num_prototypes
         rows = rows[:total]
         places = (torch.arange(len(rows), device=rows.device) + progress.step * count) % total
@@ -154,12 +153,3 @@ class OnlineClustering(nn.Module):
             "used_prototypes": used.sum() / min(scores.shape),
             "feature_rank": effective_rank(embeddings),
         }
-
-
-def _gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, in the order of their ranks: the global batch."""
-    if not dist.is_initialized():
-        return rows
-    gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-    dist.all_gather(gathered, rows.contiguous())
-    return torch.cat(gathered)

@@ -128,4 +128,5 @@ class PassS(SwAV):
         )
         predicted = self.pixel_predictor(torch.cat([first, second])).float()
         valid = grids[2] if own.pairs == "overlapping" else None
-        return pixel_alignment(*predicted.split(num_images), first, second, valid=valid)
+        one, other = predicted.split(num_images)
+        return pixel_alignment(one, other, first, second, valid=valid)

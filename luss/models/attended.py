@@ -47,7 +47,9 @@ class AttendedBackbone(nn.Module):
         unit pools c(z) |z| as the paper (section 5.3.3), as attention was trained; raw pools c(z) z as the published code does.
         """
         features, attention = self.maps(images)
-        return F.normalize(attention_pool(features if pool == "raw" else F.normalize(features, dim=1), attention), dim=1)
+        return F.normalize(
+            attention_pool(features if pool == "raw" else F.normalize(features, dim=1), attention), dim=1
+        )
 
     @torch.no_grad()
     def label(

@@ -5,11 +5,11 @@ import math
 from itertools import islice
 from typing import Any
 
-from luss.config import changing_settings
 from luss.errors import LussError
 from luss.files import read_json
 from luss.labels.layers import current_layer
 from luss.report.source import MetricRow, ReportSource
+from luss.settings.fields import changing_settings
 
 METRICS = ("miou", "boundary_miou", "image_accuracy", "f_measure")
 UNTRAINED = "untrained backbone"

@@ -133,7 +133,7 @@ def _changing(settings: Any, default: Any, prefix: str = "") -> Iterator[tuple[s
             if type(value) is not type(usual):
                 usual = type(value)()
             if getattr(value, "NAMED", False):
-                yield f"{key}.name", value.name  # type: ignore[union-attr]
+                yield f"{key}.name", getattr(value, "name", "")
             yield from _changing(value, usual, f"{key}.")
         elif plain(value) != plain(usual):
             yield key, plain(value)

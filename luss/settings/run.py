@@ -23,7 +23,6 @@ from luss.settings.stages import (
 )
 from luss.settings.training import PretrainSettings
 
-
 Protocol = Literal["unsupervised", "distance_matching", "semi_supervised"]
 """The protocols of the benchmark."""
 

@@ -11,22 +11,20 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from luss import processes
 from luss.data.order import RemainingBatches
 from luss.data.workers import initialise_worker
 from luss.errors import LussError
 from luss.progress import Interrupted, Reporter, StopFlag
 from luss.settings import TrainSettings
-from luss.training import distributed
 from luss.training.checkpoint import load_newest, random_state, restore_random_state, save_checkpoint
 from luss.training.optim import build_optimizer, clip, scaled_lr, set_schedules
 from luss.training.precision import Precision
 from luss.training.sync_batch_norm import synchronise_batch_norm
 from luss.training.task import Progress, StepOutput, Task
-
 
 # Metric lines that a task sees of its own training.
 _KEPT_LINES = 8
@@ -94,7 +92,7 @@ class Trainer:
         """
         self.job = job
         settings = job.settings
-        self.share = distributed.share_of_batch(settings.batch_size, settings.accumulate, key=job.key)
+        self.share = processes.share_of_batch(settings.batch_size, settings.accumulate, key=job.key)
         self.steps_per_epoch = len(job.dataset) // settings.batch_size
         if settings.epochs and not self.steps_per_epoch:
             raise LussError(
@@ -104,7 +102,7 @@ class Trainer:
         self.num_steps = self.steps_per_epoch * settings.epochs
         self.precision = Precision(settings.precision, job.device, warn=job.reporter.warn)
         self.model: Any = job.model.to(job.device)
-        if settings.sync_batch_norm and distributed.world_size() > 1:
+        if settings.sync_batch_norm and processes.world_size() > 1:
             self.model = synchronise_batch_norm(self.model, job.device)
         if settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -114,7 +112,7 @@ class Trainer:
         self.warned = False
         self._restore()
         self.forward: Any = torch.compile(self.model) if settings.compile else self.model
-        if distributed.world_size() > 1:
+        if processes.world_size() > 1:
             devices = [job.device.index] if job.device.type == "cuda" else None
             self.forward = DistributedDataParallel(self.forward, device_ids=devices, **_own_buffers())
 
@@ -140,7 +138,7 @@ class Trainer:
         position = self.position
         if position.step != position.saved_step and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
             raise self._diverged("weights are no longer finite", position.step)
-        if distributed.rank() == 0 and position.step != position.saved_step:
+        if processes.rank() == 0 and position.step != position.saved_step:
             state = {
                 "step": position.step,
                 "model": self.model.state_dict(),
@@ -151,7 +149,7 @@ class Trainer:
             save_checkpoint(self.job.folder, position.step, state)
         position.saved_step = position.step
         position.saved_at = time.monotonic()
-        distributed.barrier()
+        processes.barrier()
 
     def run(self) -> int:
         """Trains to the end.
@@ -178,7 +176,7 @@ class Trainer:
             if progress.log:
                 self._log(progress, output, clock)
             self._save_when_due()
-            if distributed.any_process(bool(job.stop)):
+            if processes.any_process(bool(job.stop)):
                 self.save()
                 raise Interrupted(job.stop.reason or "another process was asked to stop")
         self.save()
@@ -212,9 +210,9 @@ class Trainer:
         return StepOutput(total, output.scalars)
 
     def _log(self, progress: Progress, output: StepOutput, clock: "_Clock") -> None:
-        scalars = {name: distributed.mean_over_processes(value) for name, value in output.scalars.items()}
+        scalars = {name: processes.mean(value) for name, value in output.scalars.items()}
         values = {
-            "loss": float(distributed.mean_over_processes(output.loss)),
+            "loss": float(processes.mean(output.loss)),
             **{k: float(v) for k, v in scalars.items()},
         }
         if not math.isfinite(values["loss"]):
@@ -249,7 +247,7 @@ class Trainer:
         minutes = (time.monotonic() - position.saved_at) / 60
         epoch_steps = self.steps_per_epoch * settings.checkpoint_epochs
         due = position.step % epoch_steps == 0 or minutes >= settings.checkpoint_minutes
-        if distributed.any_process(due):
+        if processes.any_process(due):
             self.save()
 
     def _announce(self) -> None:
@@ -257,7 +255,7 @@ class Trainer:
         reporter.start("step", self.num_steps, self.position.step)
         reporter.message(
             f"{self.job.key}: {len(self.job.dataset)} images, {settings.epochs} epochs of {self.steps_per_epoch} steps, global batch "
-            f"{settings.batch_size} = {distributed.world_size()} process(es) x {settings.accumulate} x {self.share}; lr "
+            f"{settings.batch_size} = {processes.world_size()} process(es) x {settings.accumulate} x {self.share}; lr "
             f"{settings.lr:g} for a batch of {settings.lr_batch_size} -> {scaled_lr(settings):g}; {settings.optimizer.name}, "
             f"{self.precision.name} on {self.job.device}"
         )
@@ -270,8 +268,8 @@ class Trainer:
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             accumulate=settings.accumulate,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
+            rank=processes.rank(),
+            world_size=processes.world_size(),
             first_step=self.position.step,
         )
         dataset: Dataset[Any] = job.dataset  # type: ignore[assignment]

@@ -4,34 +4,11 @@ torch's SyncBatchNorm needs CUDA. This one uses differentiable all-reduces, so t
 on one; on CUDA torch's own is used.
 """
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Differentiable all-reduce (torch.distributed.nn's own is deprecated and warns)."""
-
-    @staticmethod
-    def forward(context: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        # Every process's value entered every process's sum.
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-
-def _sum_over_processes(values: Tensor) -> Tensor:
-    total: Tensor = _SumOverProcesses.apply(values)  # type: ignore[no-untyped-call]
-    return total
+from luss.processes import sum_, world_size
 
 
 class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -42,7 +19,7 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape, normalised by the statistics of all processes in training mode."""
-        if not self.training or not dist.is_initialized():
+        if not self.training or world_size() == 1:
             return F.batch_norm(
                 input,
                 self.running_mean,
@@ -55,12 +32,11 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
             )
         axes = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
-        world_size = dist.get_world_size()
         values = input.float()
-        mean = _sum_over_processes(values.mean(dim=axes)) / world_size
+        mean = sum_(values.mean(dim=axes)) / world_size()
         # A second pass about the global mean: one pass over squares would cancel in float32.
-        variance = _sum_over_processes(((values - mean.view(shape)) ** 2).mean(dim=axes)) / world_size
-        self._update_statistics(mean.detach(), variance.detach(), values.numel() // values.shape[1] * world_size)
+        variance = sum_(((values - mean.view(shape)) ** 2).mean(dim=axes)) / world_size()
+        self._update_statistics(mean.detach(), variance.detach(), values.numel() // values.shape[1] * world_size())
         result = (values - mean.view(shape)) * torch.rsqrt(variance + self.eps).view(shape)
         if self.weight is not None and self.bias is not None:
             result = result * self.weight.view(shape) + self.bias.view(shape)

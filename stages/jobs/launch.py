@@ -26,12 +26,12 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.helpers import environment_variables
 
+from luss import processes
 from luss.config import load_config, to_yaml
 from luss.errors import LussError
 from luss.files import write_text
 from luss.progress import Interrupted
 from luss.settings import RunSettings
-from luss.training import distributed
 from stages.commands.stage import guarded
 from stages.jobs.plan import Step, Submission
 from stages.jobs.queue import has_slurm, is_preempted
@@ -84,7 +84,7 @@ class StageJob:
         except Interrupted as error:
             if not callable(requeue) or not _comes_again(str(error)):
                 raise
-            place = distributed.place()
+            place = processes.place()
             if place is not None and place.rank > 0:
                 # Process 0 speaks for all; an error here would end it before it has spoken.
                 return

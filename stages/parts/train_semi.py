@@ -1,11 +1,11 @@
 """The split train-semi, the only one whose masks a method may learn from, as the protocols with labels use it."""
 
+from luss import processes
 from luss.data.imagenet_s import IGNORE, MASK_FOLDER_SUFFIX, Layout, category_ids, mask_path
 from luss.data.manifest import find_images
 from luss.errors import LussError
 from luss.labels.source import MaskLabels
 from luss.settings import RunSettings
-from luss.training import distributed
 from stages.base import StageContext
 from stages.manifest import EMBEDDED, data_layout, list_images
 
@@ -72,9 +72,9 @@ def semi_labels(context: StageContext) -> MaskLabels:
     """
     check_train_semi(context.run)
     layout = data_layout(context.run.data)
-    if distributed.rank() == 0:
+    if processes.rank() == 0:
         list_images(context, layout.image_folder(SPLIT), SPLIT)
-    distributed.barrier()
+    processes.barrier()
     # Listed by now: every process opens the same files.
     manifest = list_images(context, layout.image_folder(SPLIT), SPLIT)
     return MaskLabels(manifest, layout, SPLIT, num_classes=num_categories(layout))

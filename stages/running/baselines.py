@@ -81,7 +81,7 @@ def measure_simple(context: StageContext, names: Sequence[str]) -> None:
         for name, found in count_baselines(items, names, num_classes=num_classes(run, data_layout(run.data))).items():
             counts[name][split] = found
     for name in names:
-        metrics = evaluate_splits(counts[name], "identity" if name == ORACLE_BOX else run.evaluate.matching)  # type: ignore[arg-type]
+        metrics = evaluate_splits(counts[name], "identity" if name == ORACLE_BOX else run.evaluate.matching)
         splits = {split: each.to_json() for split, each in metrics.items()}
         _record(context.folder, name, {"title": TITLES[name], "inputs": _inputs(run, name), "splits": splits})
 

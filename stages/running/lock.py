@@ -11,26 +11,26 @@ stage's folder, which is moved aside when its result is stale.
 """
 
 import contextlib
-import fcntl
-import json
-import os
 import re
-import socket
-import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-import psutil
+from filelock import OwnerRecord, SoftFileLease, Timeout
 
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, create_text
+from luss.files import is_disk_full
+from luss.liveness import lives
 from luss.progress import StopFlag
 
-_HEARTBEAT_SECONDS = 20.0
-# A lock of another host counts as dead when its owner has not touched it for this long.
-_DEAD_AFTER_SECONDS = 180.0
+_BEAT_SECONDS = 20.0
+# A lock of another machine whose heart stands still for so long is taken over. The contender counts its own looks: no two clocks are compared,
+# and time in which it could not look (a hanging file server, a suspended machine) does not count.
+_SILENCE_SECONDS = 120.0
+# The same for a lock that names no owner: it is being written, or its maker was killed before it had written its name.
+_NAMELESS_SECONDS = 3.0
 _POLL_SECONDS = 0.2
 
 Waiting = Literal["never", "for the dead", "for the end"]
@@ -51,9 +51,6 @@ def run_lock(
         LussError: Another living process holds it; names its host and pid.
         Interrupted: `stop` was set while waiting.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"..lock*{TEMPORARY_SUFFIX}"):
-        _remove_old(left)
     return _lock(folder / ".lock", f"the run {folder} is in use", waiting, stop)
 
 
@@ -63,7 +60,6 @@ def submission_lock(folder: Path) -> contextlib.AbstractContextManager[None]:
     Raises:
         LussError: Another living process submits jobs of the run.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     return _lock(folder / ".lock.submission", f"jobs of {folder} are being submitted", "never", None)
 
 
@@ -89,9 +85,9 @@ def shard_lock(folder: Path, stage: str, shard: int, *, stop: StopFlag | None = 
         Interrupted: `stop` was set while waiting.
     """
     what = f"shard {shard} of {stage} in {folder} is being made"
-    with _lock(folder / f"{_shard_prefix(stage)}{shard:05d}", what, "for the dead", stop):
-        if owner := _living_owner(folder / f".lock.{stage}"):
-            raise _held(f"{stage} in {folder} is being run", owner)
+    with _lock(folder / f".lock.{stage}.shard-{shard:05d}", what, "for the dead", stop):
+        for watch in _living([folder / f".lock.{stage}"]).values():
+            raise watch.held(f"{stage} in {folder} is being run")
         yield
 
 
@@ -106,7 +102,7 @@ def listing_lock(folder: Path, *, stop: StopFlag | None = None) -> contextlib.Ab
 
 def living_shards(folder: Path, stage: str) -> list[int]:
     """The shards of a stage that living processes make at this moment, ascending."""
-    return sorted(shard for shard, _ in _living_shards(folder, stage))
+    return sorted(shard for path, shard in _shard_locks(folder, stage).items() if _Watch(path).look() == "alive")
 
 
 def refuse_living_shards(folder: Path, stage: str) -> None:
@@ -115,114 +111,138 @@ def refuse_living_shards(folder: Path, stage: str) -> None:
     Raises:
         LussError: Somebody does; names shard, host and pid.
     """
-    for shard, owner in _living_shards(folder, stage):
-        raise _held(f"shard {shard} of {stage} in {folder} is being made", owner)
+    shards = _shard_locks(folder, stage)
+    for path, watch in _living(shards).items():
+        raise watch.held(f"shard {shards[path]} of {stage} in {folder} is being made")
 
 
 def remove_dead_shard_locks(folder: Path, stage: str) -> None:
     """Removes the locks of shards whose makers were killed."""
-    for path in folder.glob(f"{_shard_prefix(stage)}*"):
-        if _living_owner(path) is None:
-            _remove_dead(path)
+    _living(_shard_locks(folder, stage))
 
 
-def _shard_prefix(stage: str) -> str:
-    return f".lock.{stage}.shard-"
-
-
-def _living_shards(folder: Path, stage: str) -> Iterator[tuple[int, dict[str, object]]]:
-    for path in folder.glob(f"{_shard_prefix(stage)}*"):
-        number = re.fullmatch(r"\d+", path.name.removeprefix(_shard_prefix(stage)))
-        if number and (owner := _living_owner(path)):
-            yield int(number[0]), owner
+def _shard_locks(folder: Path, stage: str) -> dict[Path, int]:
+    """The locks of shards that there are, with the shards' numbers."""
+    numbers = {path: path.name.removeprefix(f".lock.{stage}.shard-") for path in folder.glob(f".lock.{stage}.shard-*")}
+    return {path: int(number) for path, number in numbers.items() if re.fullmatch(r"\d+", number)}
 
 
 @contextlib.contextmanager
 def _lock(path: Path, what: str, waiting: Waiting, stop: StopFlag | None) -> Iterator[None]:
-    """Holds a lock file. One left by a dead process is taken over: on the same host at once, from another host when its heart has stopped."""
-    own = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()})
-    first_beat = _beat_of(path)
-    while not create_text(path, own):
-        owner = _living_owner(path)
-        if owner is None:
-            _remove_dead(path)
-            continue
-        may_be_dead = owner["host"] != socket.gethostname() and _beat_of(path) == first_beat
-        if waiting == "never" or (waiting == "for the dead" and not may_be_dead):
-            raise _held(what, owner)
-        if stop is not None:
-            stop.check()
-        time.sleep(_POLL_SECONDS)
-    done = threading.Event()
-    threading.Thread(target=_beat, args=(path, own, done), daemon=True).start()
+    """Holds a lock file. One left by a dead process is taken over: on this machine at once, from another when its heart has stopped."""
+    lease = _Lease(path, lease_duration=_SILENCE_SECONDS, heartbeat_interval=_BEAT_SECONDS)
+    watch = _Watch(path, patient=waiting != "never")
+    while not _take(lease, path):
+        state = watch.look()
+        if state == "dead":
+            watch.remove()
+        elif state == "alive" and waiting != "for the end":
+            raise watch.held(what)
+        elif state != "free":
+            if stop is not None:
+                stop.check()
+            time.sleep(_POLL_SECONDS)
     try:
         yield
     finally:
-        done.set()
-        if _content(path) == own:
-            path.unlink(missing_ok=True)
+        lease.release()
 
 
-def _held(what: str, owner: dict[str, object]) -> LussError:
-    return LussError(
-        f"{what} by process {owner['pid']} on {owner['host']}: wait for it, or stop it "
-        f"(kill {owner['pid']}); it continues where it was when started again"
-    )
+class _Lease(SoftFileLease):
+    """A lock file as filelock makes it, keeps it fresh and gives it back; `_Watch` says whose is taken over.
+
+    filelock's own takeover exchanges two names, which NFS and SMB refuse; it believes dead who has this machine's name but runs on
+    another, and waits forever for one who was killed before it had written its name.
+    """
+
+    def _try_break_stale_lock(self) -> None:
+        return
 
 
-def _content(path: Path) -> str:
+def _take(lease: SoftFileLease, path: Path) -> bool:
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return ""
-
-
-def _beat_of(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _living_owner(path: Path) -> dict[str, object] | None:
-    try:
-        age = time.time() - path.stat().st_mtime
-        owner: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-        owner = {key: owner[key] for key in ("host", "pid", "started")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    if owner.get("host") != socket.gethostname():
-        return owner if age < _DEAD_AFTER_SECONDS else None
-    try:
-        process = psutil.Process(int(str(owner["pid"])))
-        # A pid can be used again by another program: its start time tells.
-        alive = (
-            abs(process.create_time() - float(str(owner["started"]))) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        lease.acquire(blocking=False)
+    except Timeout:
+        return False
+    except OSError as error:
+        # Another user's lock, which that user alone may write.
+        if isinstance(error, PermissionError) and path.is_file():
+            return False
+        remedy = (
+            "free some space" if is_disk_full(error) else "move away what is in its place, or mend the folder's rights"
         )
-    except (psutil.Error, ValueError):
-        return None
-    return owner if alive else None
+        raise LussError(f"the lock {path} cannot be made ({error.strerror}): {remedy} and run again") from error
+    return True
 
 
-def _remove_dead(path: Path) -> None:
-    """Removes a lock without a living owner; the guard keeps a second taker from removing the first one's new lock."""
-    with open(path.with_name(".lock.guard"), "w", encoding="utf-8") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if _living_owner(path) is None:
-            path.unlink(missing_ok=True)
+def _living(paths: Iterable[Path]) -> "dict[Path, _Watch]":
+    """Those locks that living processes hold; dead ones' are removed. Where only silence tells, it is waited for."""
+    watches = [_Watch(path) for path in paths]
+    while "silent" in (states := [watch.look() for watch in watches]) and "alive" not in states:
+        time.sleep(_POLL_SECONDS)
+    for watch, state in zip(watches, states, strict=True):
+        if state == "dead":
+            watch.remove()
+    return {watch.path: watch for watch, state in zip(watches, states, strict=True) if state == "alive"}
 
 
-def _remove_old(left: Path) -> None:
-    """Removes what a process left that was killed while it took a lock, which takes no minute."""
-    with contextlib.suppress(OSError):
-        if time.time() - left.stat().st_mtime > _DEAD_AFTER_SECONDS:
-            left.unlink()
+class _Watch:
+    """What a process learns of a lock's owner by looking again and again."""
+
+    def __init__(self, path: Path, *, patient: bool = False) -> None:
+        self.path, self._patient, self._looks = path, patient, 0
+        self._owner: OwnerRecord | None = None
+        self._beat: tuple[int, int] | None = None
+
+    def look(self) -> Literal["free", "dead", "silent", "alive"]:
+        """Looks once, to be repeated after `_POLL_SECONDS`; "silent" = the owner may live or not."""
+        try:
+            # Read before its time is asked for: a file server's client then fetches a new one.
+            self._owner = SoftFileLease(self.path).owner
+            before, self._beat = self._beat, _beat_of(self.path)
+        except FileNotFoundError:
+            return "free"
+        self._looks = self._looks + 1 if self._beat == before else 0
+        silent_for = self._looks * _POLL_SECONDS
+        if self._owner is None:
+            return "dead" if silent_for >= _NAMELESS_SECONDS else "silent"
+        if (found := _lives(self._owner)) is not None:
+            return "alive" if found else "dead"
+        if silent_for >= _SILENCE_SECONDS:
+            return "dead"
+        # Two clocks are compared only for who does not want to wait, and prove nothing: one that seems long silent is watched.
+        seems_fresh = abs(time.time() - self._beat[1] / 1e9) < _SILENCE_SECONDS
+        return "alive" if before not in (None, self._beat) or (seems_fresh and not self._patient) else "silent"
+
+    def remove(self) -> None:
+        """Removes the lock that was found dead, and no other."""
+        aside = self.path.with_name(f".lock-dead.{uuid.uuid4().hex}")
+        with contextlib.suppress(FileNotFoundError):
+            if _beat_of(self.path) == self._beat:
+                # Of several that found it dead, one gets it. Who gets instead what a new owner made at this moment gives it back.
+                self.path.rename(aside)
+                if _beat_of(aside) == self._beat:
+                    aside.unlink()
+                else:
+                    aside.rename(self.path)
+
+    def held(self, what: str) -> LussError:
+        """The refusal that names the owner."""
+        assert self._owner is not None
+        pid, host = self._owner.pid, self._owner.hostname.partition("?")[0]
+        text = f"{what} by process {pid} on {host}: wait for it, or stop it"
+        if _lives(self._owner) is not None:
+            return LussError(f"{text} (kill {pid}); it continues where it was when started again")
+        return LussError(
+            f"{text} there; it continues where it was when started again. If it has died without a word, try again in "
+            f"{_SILENCE_SECONDS / 60:g} min: its lock is then taken over"
+        )
 
 
-def _beat(path: Path, own: str, done: threading.Event) -> None:
-    while not done.wait(_HEARTBEAT_SECONDS):
-        # Not the lock of one who has taken it over.
-        if _content(path) != own:
-            return
-        with contextlib.suppress(OSError):
-            os.utime(path)
+def _beat_of(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _lives(owner: OwnerRecord) -> bool | None:
+    return lives(owner.hostname, owner.pid, owner.start or 0)

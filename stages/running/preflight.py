@@ -53,7 +53,7 @@ def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
     Raises:
         LussError: One does not.
     """
-    from luss.training.distributed import share_of_batch
+    from luss.processes import share_of_batch
 
     for name, processes in num_tasks.items():
         block = getattr(run, name, None)

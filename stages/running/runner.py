@@ -15,13 +15,13 @@ import psutil
 import torch
 from rich.console import Console
 
+from luss import processes
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
 from luss.errors import LussError
 from luss.files import is_disk_full, read_json
 from luss.progress import Interrupted, StopFlag
 from luss.settings import RunSettings
-from luss.training import distributed
 from stages.base import Stage, StageContext, StageFolder, StageState, check_needs, stage_kind, stage_state
 from stages.pipeline import STAGES, stages_of
 from stages.running.console import ConsoleReporter, duration
@@ -78,11 +78,11 @@ def run_stages(
         Interrupted: A signal asked to stop; everything done is on disk.
     """
     console = console or Console()
-    device = distributed.start(resolve_device(run.device), timeout_minutes=run.peer_timeout_min)
+    device = processes.start(resolve_device(run.device), timeout_minutes=run.peer_timeout_min)
     folder = Path(run.output)
     try:
-        with telling_full_disk(), stop_on_signals() as stop, distributed.naming_lost_peers():
-            first = distributed.rank() == 0
+        with telling_full_disk(), stop_on_signals() as stop, processes.naming_lost_peers():
+            first = processes.rank() == 0
             with run_lock(folder, waiting=waiting, stop=stop) if first else contextlib.nullcontext():
                 for stage in stages:
                     if stage.name != "manifest":
@@ -90,7 +90,7 @@ def run_stages(
                     with stage_lock(folder, stage.name) if stage.sharded and first else contextlib.nullcontext():
                         _run_one(stage, run, folder, device, stop, console, force=stage.name == force)
     finally:
-        distributed.stop()
+        processes.stop()
 
 
 def run_shards(run: RunSettings, stage: Stage, shards: Sequence[int], console: Console | None = None) -> None:
@@ -242,12 +242,12 @@ def _run_one(
     *,
     force: bool,
 ) -> None:
-    first = distributed.rank() == 0
-    if distributed.world_size() > 1 and not stage.distributed:
+    first = processes.rank() == 0
+    if processes.world_size() > 1 and not stage.distributed:
         raise LussError(f"{stage.name} works in one process: start it without torchrun")
     files = StageFolder(stage, run, run_folder, STAGES)
     state = stage_state(stage, run, run_folder, STAGES)
-    distributed.barrier()
+    processes.barrier()
     if state.kind == "done" and not force:
         if first:
             console.print(f"{stage.name}: done ({duration(state.seconds)})", highlight=False)
@@ -255,7 +255,7 @@ def _run_one(
     check_needs(stage.name, stage.needs, run, run_folder, STAGES)
     if first:
         _prepare(files, state, console, force=force)
-    distributed.barrier()
+    processes.barrier()
     reporter = ConsoleReporter(
         stage.name, files.folder, console=console, seconds_before=files.seconds_before(), quiet=not first
     )
@@ -267,7 +267,7 @@ def _run_one(
         if first:
             console.print(f"[bold]{stage.name}[/bold]", highlight=False)
         figures = stage.run(context)
-        distributed.barrier()
+        processes.barrier()
         if first:
             _absorb_ranks(files.folder)
             num_skipped = SkippedFiles(files.folder / "skipped.csv").count
@@ -299,7 +299,7 @@ def _prepare(files: StageFolder, state: StageState, console: Console, *, force: 
 
 def _own_list() -> str:
     """The list of unreadable images of this process: several that write one file would cut each other's lines."""
-    return "skipped.csv" if distributed.world_size() == 1 else f"skipped.rank-{distributed.rank()}.csv"
+    return "skipped.csv" if processes.world_size() == 1 else f"skipped.rank-{processes.rank()}.csv"
 
 
 def _absorb_ranks(folder: Path) -> None:

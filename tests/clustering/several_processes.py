@@ -19,8 +19,8 @@ from luss.clustering.source import Share
 from luss.errors import LussError
 from luss.features.layout import reduce_descriptors
 from luss.features.store import FeatureStore, FeatureWriter
+from luss.processes import Reduce, in_step
 from luss.progress import Interrupted
-from luss.reduce import LocalReduce, Reduce, TorchReduce, in_step
 
 NUM_ROWS, DIM, NUM_CLUSTERS, CHUNK, SHARD = 2600, 8, 24, 150, 300
 CHANNELS, GRID = (9, 4), 2
@@ -146,7 +146,7 @@ class Work:
 
 def alone(folder: Path, own: Path) -> Results:
     """The results of one process."""
-    return Work(folder, LocalReduce())(own)
+    return Work(folder, Reduce())(own)
 
 
 def together(number: int, folder: Path, own: Path) -> list[Results]:
@@ -177,6 +177,6 @@ def _one(folder: Path, own: Path, rank: int, number: int) -> None:
         world_size=number,
         timeout=timedelta(seconds=SECONDS / 2),
     )
-    results = Work(folder, TorchReduce())(own)
+    results = Work(folder, Reduce("cpu"))(own)
     np.savez(own / f"{rank}.npz", allow_pickle=False, **results)
     dist.destroy_process_group()

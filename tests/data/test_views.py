@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from luss.data import views
 from luss.data.images import UnreadableImage, read_image
 from luss.data.manifest import Manifest, build_manifest
-from luss.data.skipped import SkippedFiles
 from luss.data.order import RemainingBatches, epoch_order
+from luss.data.skipped import SkippedFiles
 from luss.data.views import (
     ImageSource,
     ViewDataset,

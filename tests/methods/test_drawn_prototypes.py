@@ -2,9 +2,9 @@
 
 import torch
 import torch.nn.functional as F
+from luss.methods.online_clustering import OnlineClustering
 
 from luss.methods.base import Progress
-from luss.methods.online_clustering import OnlineClustering
 from luss.settings import ClusteringSettings
 
 

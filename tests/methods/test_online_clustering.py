@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from luss.methods.collapse import CollapseWatch
+from luss.methods.online_clustering import OnlineClustering
 from numpy.typing import NDArray
 from tiny_pass import at_step
 from torch import Tensor
 
 from luss.losses.swapped_prediction import swapped_prediction
 from luss.methods.base import effective_rank, normalised_entropy
-from luss.methods.collapse import CollapseWatch
-from luss.methods.online_clustering import OnlineClustering
 from luss.progress import Silent
 from luss.settings import ClusteringSettings
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from luss.training.attention import AttentionTask, attention_clustering
 from torch import Tensor
 
 from luss.methods.base import Progress, Views
@@ -15,7 +16,6 @@ from luss.settings import (
     SaliencySettings,
     ViewSettings,
 )
-from luss.training.attention import AttentionTask, attention_clustering
 
 CLUSTERING = ClusteringSettings(
     num_prototypes=16, embedding_dim=8, hidden_dim=8, queue_length=64, freeze_prototypes_steps=9

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from luss.methods.forward import backbone_views, pool
 from torch import Tensor, nn
 from toy_training import Recorder, ToyData, toy_trainer
 
 from luss.methods.base import Method, Progress, StepOutput, Views
-from luss.methods.forward import backbone_views, pool
 from luss.models.build import build_backbone, create_timm
 from luss.progress import Interrupted, StopFlag
 from luss.settings import ViewSettings

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from luss.training.representation import view_preparer
+from luss.training.segmentation import LabelledCrops, SegmentationTask
 from PIL import Image
 
 from luss.data.views import ViewBatch
@@ -14,8 +16,6 @@ from luss.methods.base import Progress
 from luss.models.build import build_backbone
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
-from luss.training.representation import view_preparer
-from luss.training.segmentation import LabelledCrops, SegmentationTask
 
 NUM_CLUSTERS = 4
 

@@ -11,8 +11,8 @@ import torch
 import two_processes
 from torch import Tensor
 
+from luss import processes
 from luss.errors import LussError
-from luss.training import distributed
 
 SCRIPT = Path(two_processes.__file__)
 
@@ -85,6 +85,12 @@ def test_pairs_count_equally_however_they_are_spread_over_processes(results: Res
         torch.testing.assert_close(joined(results, topic, name), results.alone[topic][name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("topic", ["contrast", "weighted_contrast"])
+def test_gathered_rows_send_back_the_gradients_of_all_processes_losses(results: Results, topic: str) -> None:
+    for name in ("mean_loss", "shared_gradient"):
+        torch.testing.assert_close(joined(results, topic, name), results.alone[topic][name], rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("topic", ["pretraining", "accumulated"])
 def test_pretraining_on_two_processes_logs_the_losses_of_one(results: Results, topic: str) -> None:
     alone, together = results.alone[topic]["log"], results.together[0][topic]["log"]
@@ -115,13 +121,13 @@ def test_processes_agree_on_decisions_and_means(results: Results) -> None:
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 3), (8, 0), (2, 4)])
 def test_a_batch_that_cannot_be_shared_out_is_an_error(batch_size: int, accumulate: int) -> None:
     with pytest.raises(LussError, match=rf"finetune\.batch_size is {batch_size}"):
-        distributed.share_of_batch(batch_size, accumulate, key="finetune")
+        processes.share_of_batch(batch_size, accumulate, key="finetune")
 
 
 def test_without_a_launcher_there_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     device = torch.device("cpu")
-    assert distributed.start(device) == device
-    assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    distributed.barrier()
-    distributed.stop()
+    assert processes.start(device) == device
+    assert (processes.rank(), processes.world_size()) == (0, 1)
+    processes.barrier()
+    processes.stop()

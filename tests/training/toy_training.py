@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from luss.methods.online_clustering import OnlineClustering
 from torch import Tensor, nn
 
 from luss.methods.base import Progress, StepOutput
-from luss.methods.online_clustering import OnlineClustering
 from luss.progress import Silent, StopFlag
 from luss.settings import ClusteringSettings, TrainSettings
 from luss.training.loop import Trainer, TrainJob

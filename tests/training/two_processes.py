@@ -13,17 +13,17 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from luss.methods.online_clustering import OnlineClustering
 from torch import Tensor, nn
 from toy_training import Recorder, ToyBatch, toy_trainer
 
+from luss import processes
 from luss.losses.pixel_alignment import pixel_alignment
 from luss.losses.sinkhorn import sinkhorn
 from luss.methods.base import Progress, Views
-from luss.methods.online_clustering import OnlineClustering
 from luss.methods.pass_s import PassS
 from luss.models.build import build_backbone
 from luss.settings import ClusteringSettings, PassSSettings, PretrainSettings, ViewSettings
-from luss.training import distributed
 from luss.training.checkpoint import load_newest
 from luss.training.sync_batch_norm import CpuSyncBatchNorm, synchronise_batch_norm
 
@@ -37,7 +37,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def own(batch: Tensor) -> Tensor:
     """This process's rows of a global batch."""
-    return batch.chunk(distributed.world_size())[distributed.rank()]
+    return batch.chunk(processes.world_size())[processes.rank()]
 
 
 def batch_norm(shape: tuple[int, ...], *, train: bool, affine: bool) -> dict[str, Tensor]:
@@ -48,7 +48,7 @@ def batch_norm(shape: tuple[int, ...], *, train: bool, affine: bool) -> dict[str
         layer.weight.data.copy_(random(shape[1], seed=7))
         layer.bias.data.copy_(random(shape[1], seed=8))
     model: nn.Module = nn.Sequential(layer)
-    if distributed.world_size() > 1:
+    if processes.world_size() > 1:
         model = synchronise_batch_norm(model, CPU)
         assert isinstance(model[0], CpuSyncBatchNorm)  # type: ignore[index]
     model.train(train)
@@ -87,6 +87,18 @@ def alignment(valid: tuple[bool, ...]) -> dict[str, Tensor]:
     loss.backward()  # type: ignore[no-untyped-call]
     assert maps[0].grad is not None
     return {"mean_loss": loss.detach(), "shared_gradient": maps[0].grad}
+
+
+def contrast(*, weighted: bool) -> dict[str, Tensor]:
+    """A loss in which every row meets all rows of the global batch, as in contrastive learning."""
+    rows = own(random(8, 6)).requires_grad_()
+    scores = rows @ processes.gather(torch.tanh(rows)).T
+    # Each process's loss weighs differently: a gradient that stayed on its process would show.
+    weights = own(torch.linspace(1, 9, 8)) if weighted else torch.ones(len(rows))
+    loss = (weights * scores.logsumexp(dim=1)).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert rows.grad is not None
+    return {"mean_loss": loss.detach(), "shared_gradient": rows.grad}
 
 
 class NoiseViews:
@@ -156,12 +168,12 @@ def pretraining(folder: Path, *, accumulate: int, lr: float) -> dict[str, Any]:
 
 def decisions() -> dict[str, Any]:
     """Small agreements between processes."""
-    last = distributed.rank() == distributed.world_size() - 1
+    last = processes.rank() == processes.world_size() - 1
     return {
-        "any": distributed.any_process(last),
-        "none": distributed.any_process(False),
-        "mean": float(distributed.mean_over_processes(torch.tensor(1.0 + distributed.rank()))),
-        "share": distributed.share_of_batch(8, 2, key="pretrain"),
+        "any": processes.any_process(last),
+        "none": processes.any_process(False),
+        "mean": float(processes.mean(torch.tensor(1.0 + processes.rank()))),
+        "share": processes.share_of_batch(8, 2, key="pretrain"),
     }
 
 
@@ -176,6 +188,8 @@ def measure(folder: Path) -> dict[str, Any]:
         "queue": codes_and_queue(),
         "alignment": alignment(VALID),
         "no_alignment": alignment((False,) * 8),
+        "contrast": contrast(weighted=False),
+        "weighted_contrast": contrast(weighted=True),
         "pretraining": pretraining(folder / "one", accumulate=1, lr=0.3),
         "accumulated": pretraining(folder / "two", accumulate=2, lr=0.03),
         "decisions": decisions(),
@@ -194,4 +208,4 @@ if __name__ == "__main__":
         timeout=timedelta(seconds=120),
     )
     torch.save(measure(target), target / f"{rank}.pt")
-    distributed.stop()
+    processes.stop()

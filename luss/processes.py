@@ -1,6 +1,7 @@
-"""Several processes as one: the only module that reads rank variables from the environment.
+"""Several processes as one: where each is, what they sum, gather and agree on. The only module that reads rank variables.
 
-Processes are started by torchrun, by SLURM (srun, or jobs of `luss submit`), or by submitit on this machine; all three work alike.
+Processes are started by torchrun, by SLURM (srun, or jobs of `luss submit`), or by submitit on this machine; all three work alike. All call
+the same operations in the same order; on one process every operation gives back what it was given.
 """
 
 import contextlib
@@ -9,14 +10,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from luss.errors import LussError
+from luss.peers import Peers
 from luss.progress import Interrupted
-from luss.training.peers import Peers
 
 # What a broken or late connection is called by gloo, NCCL and torch's store.
 _LOST = re.compile(
@@ -82,7 +87,7 @@ def start(device: torch.device, *, timeout_minutes: float = 30.0) -> torch.devic
         timeout_minutes: A process that waits longer than this for the others fails instead of hanging.
 
     Returns:
-        The device of this process: with CUDA, the GPU of its local rank.
+        The device of this process: with CUDA, its own GPU.
 
     Raises:
         LussError: The others did not come; names the rank.
@@ -91,11 +96,16 @@ def start(device: torch.device, *, timeout_minutes: float = 30.0) -> torch.devic
     if own is None or own.world_size == 1:
         return device
     if device.type == "cuda":
-        device = torch.device("cuda", own.local_rank)
+        device = gpu_of(own.local_rank, torch.cuda.device_count())
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         _join(own, device, timedelta(minutes=timeout_minutes))
     return device
+
+
+def gpu_of(local_rank: int, num_visible: int) -> torch.device:
+    """The GPU of a process: the one of its number on this machine, or the only one that its launcher lets it see."""
+    return torch.device("cuda", 0 if num_visible == 1 else local_rank)
 
 
 def _join(own: Place, device: torch.device, timeout: timedelta) -> None:
@@ -141,7 +151,7 @@ def first_host(nodes: str) -> str:
     """The first name of a SLURM list of nodes.
 
     Example:
-        >>> from luss.training.distributed import first_host
+        >>> from luss.processes import first_host
         >>> first_host("gpu[007-009,12]-ib,login1")
         'gpu007-ib'
     """
@@ -191,20 +201,71 @@ def any_process(flag: bool) -> bool:
     """Whether `flag` is true on any process; all processes get the same answer."""
     if world_size() == 1:
         return flag
-    if _peers is not None:
-        _peers.meet()
     value = torch.tensor(int(flag))
     dist.all_reduce(value, op=dist.ReduceOp.MAX, group=_control)
     return bool(value.item())
 
 
-def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The mean of a scalar over the processes."""
+class _Sum(torch.autograd.Function):
+    """An all-reduce with a gradient (torch.distributed.nn's own is deprecated and warns)."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        # Every process's value entered every process's sum.
+        return _Sum.forward(context, gradient.contiguous())
+
+
+class _Gather(torch.autograd.Function):
+    """An all-gather with a gradient."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return _Sum.forward(context, gradient.contiguous()).chunk(world_size())[rank()]
+
+
+def sum_(values: Tensor) -> Tensor:
+    """The sum over the processes of tensors of one shape. Its gradient is the sum of the gradients of all processes' losses."""
+    return values if world_size() == 1 else _Sum.apply(values)  # type: ignore[no-untyped-call]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks: the global batch.
+
+    Args:
+        rows: (B, ...) of this process; B is the same on all. Gradients pass where it asks for them: the sum of those of all processes'
+            losses, which data-parallel training divides by their number. Every process's loss must then use what is gathered.
+
+    Returns:
+        (world_size * B, ...).
+    """
+    return rows if world_size() == 1 else _Gather.apply(rows)  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def logsumexp(values: Tensor) -> Tensor:
+    """log of the sum over the processes of exp(values), elementwise, without gradient."""
     if world_size() == 1:
-        return value
-    value = value.detach().clone().float()
-    dist.all_reduce(value)
-    return value / world_size()
+        return values
+    maximum = values.clone()
+    dist.all_reduce(maximum, op=dist.ReduceOp.MAX)
+    return maximum + sum_((values - maximum).exp()).log()
+
+
+def mean(value: Tensor) -> Tensor:
+    """The mean of a scalar over the processes, without gradient."""
+    return value if world_size() == 1 else sum_(value.detach().float()) / world_size()
 
 
 def share_of_batch(batch_size: int, accumulate: int, *, key: str, processes: int | None = None) -> int:
@@ -227,3 +288,91 @@ def share_of_batch(batch_size: int, accumulate: int, *, key: str, processes: int
             f"micro-batches: use a multiple of {parts}"
         )
     return batch_size // parts
+
+
+class Reduce:
+    """Sums and tables of numpy arrays over processes that each hold a part of the rows; all get the same bits.
+
+    Attributes:
+        rank: This process's number, 0 <= rank < world_size.
+        world_size: How many processes there are. The rows of all are those of rank 0, then of rank 1, and so on.
+    """
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        """Joins the processes there are.
+
+        Args:
+            device: Where their collectives work: "cpu" for gloo, the process's GPU for NCCL. None: this process counts as the only one.
+        """
+        self.rank, self.world_size = (0, 1) if device is None else (rank(), world_size())
+        self._device = torch.device(device or "cpu")
+
+    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum over the processes of arrays of one shape."""
+        if self.world_size == 1:
+            return values
+        total: NDArray[np.float64] = sum_(torch.tensor(values, dtype=torch.float64, device=self._device)).cpu().numpy()
+        return total
+
+    def gather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """The (n, ...) arrays of all processes by rank; n may differ, the rest of the shape and the dtype may not."""
+        if self.world_size == 1:
+            return [values]
+        own = self._bytes(values)
+        lengths = gather(torch.tensor([own.numel()], device=self._device)).tolist()
+        if not max(lengths):
+            return [values] * self.world_size
+        # All parts must be equally long: the shorter ones are filled up.
+        padded = torch.zeros(max(lengths), dtype=torch.uint8, device=self._device)
+        padded[: own.numel()] = own
+        return [
+            part[:length].cpu().numpy().view(values.dtype).reshape(-1, *values.shape[1:])
+            for part, length in zip(gather(padded).chunk(self.world_size), lengths, strict=True)
+        ]
+
+    def broadcast(self, values: NDArray[Any], source: int = 0) -> NDArray[Any]:
+        """The array of process `source`; the others give one of its shape and dtype."""
+        if self.world_size == 1:
+            return values
+        told = self._bytes(values)
+        dist.broadcast(told, source)
+        return told.cpu().numpy().view(values.dtype).reshape(values.shape)
+
+    def send(self, message: bytes, source: int) -> bytes:
+        """The message of process `source`, on all processes; what the others give does not matter."""
+        length = int(self.broadcast(np.array([len(message)]), source)[0])
+        own = np.frombuffer(message, dtype=np.uint8) if self.rank == source else np.zeros(length, dtype=np.uint8)
+        return self.broadcast(own, source).tobytes()
+
+    def _bytes(self, values: NDArray[Any]) -> Tensor:
+        # A copy: the array may be read-only, and is overwritten by a broadcast.
+        return torch.from_numpy(np.array(values, order="C").reshape(-1).view(np.uint8)).to(self._device)
+
+
+@contextlib.contextmanager
+def in_step(reduce: Reduce) -> Iterator[None]:
+    """Ends the work inside on all processes alike: what one raises, all raise, and nobody waits for one that has left.
+
+    Raises:
+        LussError: The first process's in the order of ranks, if one has raised it.
+        Interrupted: A process was asked to stop.
+    """
+    raised: LussError | Interrupted | None = None
+    try:
+        yield
+    except (LussError, Interrupted) as error:
+        raised = error
+    kind = "" if raised is None else "E" if isinstance(raised, LussError) else "I"
+    told = [
+        part.tobytes().decode() for part in reduce.gather(np.frombuffer(f"{kind}{raised or ''}".encode(), np.uint8))
+    ]
+    if isinstance(raised, LussError):
+        raise raised
+    for rank, text in enumerate(told):
+        if text.startswith("E"):
+            raise LussError(f"process {rank}: {text[1:]}")
+    if raised is not None:
+        raise raised
+    for rank, text in enumerate(told):
+        if text:
+            raise Interrupted(f"process {rank}: {text[1:]}")
