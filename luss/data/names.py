@@ -64,15 +64,18 @@ class MaskNames:
     """The mask's file of every image: by `mask_name`, except for images that would share one.
 
     A folder may hold `x.jpg` and `x.png`: their masks are `x.jpg.png` and `x.png.png`. Keeps 8 bytes for each such name.
+
+    Attributes:
+        shared: Hashes of the masks that several images would have.
     """
 
     def __init__(self, images: Named) -> None:
         """Reads all names once."""
         self._images = images
-        self._shared = repeated(name_hashes(map(mask_name, images.names()), len(images)))
+        self.shared = repeated(name_hashes(map(mask_name, images.names()), len(images)))
 
     def __getitem__(self, index: int) -> str:
         """The file, relative to the folder of masks, with forward slashes."""
         name = self._images.name(index)
         usual = mask_name(name)
-        return f"{name}.png" if len(self._shared) and np.uint64(name_hash(usual)) in self._shared else usual
+        return f"{name}.png" if len(self.shared) and np.uint64(name_hash(usual)) in self.shared else usual
