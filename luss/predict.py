@@ -1,11 +1,8 @@
 """Segmenting images with a trained model: bounded memory, original sizes, one mask file an image."""
 
-import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from luss.data.imagenet_s import write_mask
 from luss.data.manifest import Manifest
+from luss.data.names import MaskNames
 from luss.data.resized import resized_batches
 from luss.models.segmenter import (
     SegmentationNetwork,
@@ -143,48 +141,6 @@ def segment_batch(
         narrow = torch.from_numpy(labels.cpu().numpy().astype(np.uint16).view(np.int16))
         full = enlarged(narrow, size).numpy().view(np.uint16)
         yield full, enlarged(confidence.cpu(), size).numpy() if with_confidence and confidence is not None else None
-
-
-def mask_name(name: str) -> str:
-    """The mask's file of an image: `dog/x.JPEG` -> `dog/x.png`."""
-    return str(PurePosixPath(name).with_suffix(".png"))
-
-
-class Named(Protocol):
-    """Images with names, such as a manifest."""
-
-    def __len__(self) -> int:
-        """How many."""
-
-    def name(self, index: int) -> str:
-        """The image's path below a root, with forward slashes."""
-
-    def names(self) -> Iterator[str]:
-        """All of them, in order."""
-
-
-class MaskNames:
-    """The mask's file of every image of a manifest: by `mask_name`, except for images that would share one.
-
-    A folder may hold `x.jpg` and `x.png`: their masks are `x.jpg.png` and `x.png.png`. Keeps 8 bytes for each such name.
-    """
-
-    def __init__(self, manifest: Named) -> None:
-        """Reads all names once."""
-        self._manifest = manifest
-        hashes = np.fromiter((_hash(mask_name(name)) for name in manifest.names()), np.uint64, len(manifest))
-        values, counts = np.unique(hashes, return_counts=True)
-        self._shared = values[counts > 1]
-
-    def __getitem__(self, index: int) -> str:
-        """The file, relative to the folder of masks, with forward slashes."""
-        name = self._manifest.name(index)
-        usual = mask_name(name)
-        return f"{name}.png" if len(self._shared) and np.uint64(_hash(usual)) in self._shared else usual
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest(), "little")
 
 
 def write_masks(predictions: Iterator[Predicted], names: MaskNames, folder: Path) -> Iterator[Predicted]:

@@ -10,10 +10,11 @@ import numpy as np
 from luss.data.imagenet_s import read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
+from luss.data.names import MaskNames
 from luss.data.resized import num_shards, shard_rows
 from luss.files import replacing
 from luss.models.io import load_segmenter
-from luss.predict import MaskNames, Predicted, predict_images, write_masks
+from luss.predict import Predicted, predict_images, write_masks
 from luss.progress import StopFlag
 from luss.report.contact_sheet import cluster_sheet
 from luss.settings import PredictSettings, RunSettings

@@ -43,7 +43,7 @@ def inside(folder: str) -> set[str]:
     return {name for name in TREES if name.startswith(f"{folder}/")}
 
 
-PRINTING = {f"stages/{name}.py" for name in ("api", "console", "exports/base", "preflight", "runner", "summary")}
+PRINTING = {f"stages/{name}.py" for name in ("api", "console", "preflight", "runner", "summary")}
 
 
 def test_the_source_was_found() -> None:

@@ -1,6 +1,5 @@
 """Attention for an evaluation from the pseudo labels of a run, where it is stored on the feature grid."""
 
-import hashlib
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -8,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.benchmark.folders import AttentionFolder, AttentionSource
+from luss.data.names import NameIndex
 from luss.errors import LussError
 from luss.labels.sampling import bilinear, centres
 from luss.labels.store import LabelStore
@@ -35,7 +35,7 @@ class LabelAttention:
         """
         self._paths = paths
         self._stores = [LabelStore.open(path, layer=None) for path in paths]
-        self._rows: list[tuple[NDArray[np.uint64], NDArray[np.intp]]] | None = None
+        self._names: list[NameIndex] | None = None
 
     @classmethod
     def open(cls, path: Path) -> "LabelAttention":
@@ -76,14 +76,17 @@ class LabelAttention:
 
     def _find(self, name: str) -> tuple[LabelStore, int]:
         """The file and the row of an image."""
-        if self._rows is None:
-            self._rows = [_sorted_hashes(store) for store in self._stores]
+        if self._names is None:
+            # Both names of the mask of every image.
+            self._names = [
+                NameIndex((each for image in store.image_names() for each in _names_of_mask(image)), 2 * len(store))
+                for store in self._stores
+            ]
         found = []
-        wanted = _hash(name)
-        for store, (hashes, order) in zip(self._stores, self._rows, strict=True):
-            first, end = (int(np.searchsorted(hashes, wanted, side)) for side in ("left", "right"))
+        for store, names in zip(self._stores, self._names, strict=True):
+            rows = [place // 2 for place in names.places(name)]
             # By the name without ending; x.jpg beside x.png have the masks x.jpg.png and x.png.png instead.
-            found += [(store, int(row)) for row in order[first:end] if name in _names_of_mask(store.name(int(row)))]
+            found += [(store, row) for row in rows if name in _names_of_mask(store.name(row))]
         exact = [(store, row) for store, row in found if store.name(row) == name]
         found = exact or found
         if not found:
@@ -100,19 +103,6 @@ class LabelAttention:
 def _names_of_mask(name: str) -> tuple[str, str]:
     """What the mask of an image may be called, without its ending .png."""
     return str(PurePosixPath(name).with_suffix("")), name
-
-
-def _sorted_hashes(store: LabelStore) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
-    """Hashes of both names of every image, ascending, and the image of each."""
-    hashes = np.fromiter(
-        (_hash(each) for name in store.image_names() for each in _names_of_mask(name)), np.uint64, 2 * len(store)
-    )
-    order = np.argsort(hashes, kind="stable")
-    return hashes[order], order // 2
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
 def attention_source(path: Path) -> AttentionSource:

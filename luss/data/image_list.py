@@ -1,6 +1,5 @@
 """A text file of image paths as a root and names below it, without holding the paths."""
 
-import hashlib
 import os
 from array import array
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from luss.data.names import name_hash, repeated
 from luss.errors import LussError
 
 
@@ -33,18 +33,17 @@ class ImageList:
         for image in self._paths():
             folder = os.path.dirname(image)
             root = os.path.commonpath([root, folder]) if hashes else folder
-            hashes.append(_hash(image))
+            hashes.append(name_hash(image))
         if not hashes:
             raise LussError(f"{path} lists no images: write one path a line")
         self.root = Path(root)
-        values, counts = np.unique(np.frombuffer(hashes, np.uint64), return_counts=True)
-        self._repeated = {int(value) for value in values[counts > 1]}
+        self._repeated = set(repeated(np.frombuffer(hashes, np.uint64)).tolist())
 
     def names(self) -> Iterator[str]:
         """Paths below `root` with forward slashes, in the order of the list."""
         seen: set[int] = set()
         for image in self._paths():
-            if self._repeated and (found := _hash(image)) in self._repeated:
+            if self._repeated and (found := name_hash(image)) in self._repeated:
                 if found in seen:
                     continue
                 seen.add(found)
@@ -60,7 +59,3 @@ class ImageList:
                         yield os.path.abspath(text)
         except OSError as error:
             raise LussError(f"the list {self.path} cannot be read ({error.strerror})") from error
-
-
-def _hash(path: str) -> int:
-    return int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest(), "little")

@@ -109,11 +109,19 @@ class SkippedFiles:
         """
         top = escape_path(str(folder)).rstrip(os.sep) + os.sep
         kept = {name: reason for name, reason in self._reasons.items() if not f"{name}{os.sep}".startswith(top)}
-        if len(kept) == len(self._reasons):
-            return
-        with replacing(self.path) as temporary:
-            temporary.write_bytes(_csv_lines([_HEADER, *kept.items()]))
-        self._reasons = kept
+        self._replace(kept)
+
+    def begin(self, listed: "SkippedFiles", paths: Iterable[Path]) -> None:
+        """Becomes a copy of another list, followed by what is listed of `paths`.
+
+        Raises:
+            LussError: The disk is full.
+        """
+        reasons = dict(listed._reasons)
+        if self._reasons:
+            kept = (name for path in paths if (name := escape_path(str(path))) in self._reasons)
+            reasons.update((name, self._reasons[name]) for name in kept)
+        self._replace(reasons)
 
     def clear(self) -> None:
         """Takes everything off the list and removes its file."""
@@ -133,11 +141,7 @@ class SkippedFiles:
         for path in lists:
             for name, reason in SkippedFiles(path)._reasons.items():
                 found.setdefault(name, reason)
-        if len(found) == len(self._reasons):
-            return
-        with replacing(self.path) as temporary:
-            temporary.write_bytes(_csv_lines([_HEADER, *found.items()]))
-        self._reasons = found
+        self._replace(found)
 
     def check(self, total: int, max_share: float, *, count: int | None = None) -> None:
         """Refuses a data set with too many unusable files.
@@ -159,6 +163,14 @@ class SkippedFiles:
             f"data.max_skipped_share={max_share:g} allows. The files and reasons are in {self.path}: "
             "repair or remove them, or raise data.max_skipped_share"
         )
+
+    def _replace(self, reasons: dict[str, str]) -> None:
+        """Writes the whole list anew, if it is another one."""
+        if list(reasons.items()) == list(self._reasons.items()):
+            return
+        with replacing(self.path) as temporary:
+            temporary.write_bytes(_csv_lines([_HEADER, *reasons.items()]))
+        self._reasons = reasons
 
     def _load(self) -> None:
         """Reads the list and cuts off a last line that a kill left unfinished: only its end is a newline."""

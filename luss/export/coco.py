@@ -16,11 +16,21 @@ from numpy.typing import NDArray
 
 from luss.data.skipped import escape_path
 from luss.errors import LussError
-from luss.export.job import SAVE_EVERY
+from luss.export.formats import LabelFormat
 from luss.export.labelled import LabelledImages
 from luss.files import replacing
 
 _SECTIONS = ("images", "annotations")
+_TEXT = """\
+`annotations.json` is a COCO file: one annotation for every cluster of an image, its mask run-length coded; the category is
+the cluster's id. `file_name` is the image's path below its folder.
+
+```python
+from pycocotools.coco import COCO
+
+coco = COCO("annotations.json")
+mask = coco.annToMask(coco.loadAnns(coco.getAnnIds(imgIds=[1]))[0])  # (H, W) of 0 and 1
+```"""
 
 
 class CocoWriter:
@@ -56,7 +66,7 @@ class CocoWriter:
         Raises:
             LussError: pycocotools is not installed; the files of the earlier writer are gone.
         """
-        _mask_api()
+        check_installed()
         self.path = path
         self.categories = dict(categories)
         self.info = dict(info or {})
@@ -150,6 +160,11 @@ def run_length(mask: NDArray[np.bool_]) -> dict[str, Any]:
     return {"segmentation": segmentation, "area": int(api.area(coded)), "bbox": [int(v) for v in api.toBbox(coded)]}
 
 
+def check_installed() -> None:
+    """Raises LussError, which says what to install, where COCO files cannot be written."""
+    _mask_api()
+
+
 def _mask_api() -> Any:
     try:
         from pycocotools import mask
@@ -169,33 +184,28 @@ def _json(value: Any) -> str:
 
 
 class CocoExport:
-    """The format `coco` of `luss export`: `annotations.json` in a folder."""
+    """A COCO file of one split, as a `luss.export.job.Writer`."""
 
-    def __init__(self, folder: Path, images: LabelledImages, position: Mapping[str, int] | None) -> None:
+    anywhere = True
+
+    def __init__(
+        self, path: Path, images: LabelledImages, position: Mapping[str, int] | None, *, kind: str = "pseudo labels"
+    ) -> None:
         """Args:
-        folder: Of the export.
+        path: The json file.
         images: What is exported.
         position: Where an earlier try stopped.
+        kind: What the label maps are, for the file's description.
         """
-        info = {"description": f"pseudo labels of {images.split}, one mask for every cluster of an image"}
-        self._images, self._unsaved = images, 0
-        self._writer = CocoWriter(folder / "annotations.json", images.categories, info=info, resume=position)
+        info = {"description": f"{kind} of {images.split}, one mask for every cluster of an image"}
+        self._images = images
+        self._writer = CocoWriter(path, images.categories, info=info, resume=position)
+        self.position, self.finish, self.close = self._writer.position, self._writer.join, self._writer.close
 
     def write(self, index: int, ids: NDArray[np.integer[Any]]) -> bool:
         """See `luss.export.job.Writer.write`."""
         self._writer.add(self._images.name(index), ids)
-        self._unsaved += 1
-        return self._unsaved >= SAVE_EVERY
+        return False
 
-    def position(self) -> dict[str, Any]:
-        """See `luss.export.job.Writer.position`."""
-        self._unsaved = 0
-        return self._writer.position()
 
-    def finish(self) -> None:
-        """See `luss.export.job.Writer.finish`."""
-        self._writer.join()
-
-    def close(self) -> None:
-        """See `luss.export.job.Writer.close`."""
-        self._writer.close()
+FORMAT = LabelFormat(_TEXT, lambda folder, images, position: CocoExport(folder / "annotations.json", images, position))

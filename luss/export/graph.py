@@ -2,8 +2,9 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import luss.compat  # noqa: F401  (before timm)
-from luss.models.io import decoding_entries
+from luss.errors import LussError
+from luss.export.formats import ExportRequest, FileFormat
+from luss.files import write_json
+from luss.models.io import WEIGHTS_NAME, decoding_entries, sha256_of
 from luss.models.segmenter import SegmentationNetwork, object_logits
 from luss.settings import PredictSettings
 
@@ -104,6 +108,33 @@ def graph_notes(graph: Graph, settings: PredictSettings, names: Mapping[int, str
         "names": {str(i): name for i, name in sorted(names.items())},
         **extra,
     }
+
+
+def graph_format(
+    write: Callable[[SegmentationNetwork, PredictSettings, Path], Graph], *, suffix: str, runs_in: str
+) -> FileFormat:
+    """A format that is the file that was asked for, or `model<suffix>` in the folder, and a JSON of the same name beside it.
+
+    Args:
+        write: Writes the file.
+        suffix: Of its name, with the dot.
+        runs_in: What reads it.
+    """
+
+    def write_both(request: ExportRequest) -> str:
+        path = request.out if request.out.suffix == suffix else request.out / f"model{suffix}"
+        if path.is_dir() or (path.parent.exists() and not path.parent.is_dir()):
+            raise LussError(f"{path} cannot be a file there: give another --out")
+        segmenter = request.segmenter()
+        settings, notes = segmenter.settings, path.with_suffix(".json")
+        graph = write(segmenter.network, settings, path)
+        digest = sha256_of(segmenter.folder / WEIGHTS_NAME)
+        write_json(notes, graph_notes(graph, settings, segmenter.names, sha256_of_model=digest))
+        height, width = graph.example[2:]
+        shape = "any batch, height and width" if graph.dynamic else f"one image of {height} x {width} at a time"
+        return f"{path}: takes {shape}; {notes} says how to use it; runs in {runs_in}"
+
+    return FileFormat(write_both)
 
 
 @contextlib.contextmanager

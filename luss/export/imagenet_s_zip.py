@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from luss.errors import LussError
+from luss.export.formats import ExportRequest, FileFormat
 from luss.files import replacing
+from luss.settings import RunSettings, TrainSettings
 
 METHOD_KEYS = (
     "Method name",
@@ -26,6 +28,7 @@ METHOD_KEYS = (
 
 # The earliest time a zip file can hold: the same masks give the same bytes whenever they were made.
 _TIME = (1980, 1, 1, 0, 0, 0)
+_PAPER = "https://arxiv.org/abs/2106.03149"
 
 
 def write_submission(
@@ -101,3 +104,48 @@ def _member(name: str) -> zipfile.ZipInfo:
     member = zipfile.ZipInfo(name, _TIME)
     member.external_attr = (stat.S_IFREG | 0o644) << 16
     return member
+
+
+def method_of(run: RunSettings, stage: str) -> dict[str, str]:
+    """The six values of `method.txt` that a run's settings tell, and the name of the stage that predicted the masks."""
+    name, backbone = run.pretrain.method, run.pretrain.backbone
+    data = ", ".join(f"{Path(run.data.root).name}/{split}" for split in (run.data.train, *run.data.extra))
+    parts = [_trained(f"{name} pretraining", run.pretrain)]
+    if backbone.weights != "random":
+        parts.append(f"starting from {backbone.weights}")
+    if stage == "predict":
+        parts += [_trained("pixel attention", run.pixel_attention), _trained("fine-tuning", run.finetune)]
+        steps = (
+            f"k-means with {run.cluster.num_clusters} clusters, pseudo labels with the threshold {run.pseudo_labels.threshold}, "
+            "a segmenter fine-tuned on them"
+        )
+    elif stage == "semi_predict":
+        parts.append(_trained("fine-tuning on the masks of train-semi", run.semi_finetune))
+        steps = "a segmenter fine-tuned on the masks of train-semi"
+    else:
+        steps = f"votes of the {run.distance_matching.num_neighbours} nearest features of train-semi"
+    return {
+        "Method name": f"{name} ({run.name})",
+        "Training data": data,
+        "Training scheme": "; ".join(parts),
+        "Networks": backbone.name,
+        "Paper/Project link": _PAPER,
+        "Method description": f"{name} with luss: {steps}",
+    }
+
+
+def _trained(what: str, settings: TrainSettings) -> str:
+    return f"{what} {settings.epochs} epochs, batch {settings.batch_size}"
+
+
+def _write(request: ExportRequest) -> str:
+    found = request.submitted(request.split)
+    method = method_of(request.settings, found.stage)
+    count = write_submission(request.out, found.masks, method=method, matching=found.matching)
+    kind = "with the matching" if found.matching is not None else "without a matching"
+    if found.matching is None and found.are_clusters:
+        kind += " (the run has none: there were no masks to evaluate)"
+    return f"{request.out}: {count} masks of {found.split} {kind}; edit method.txt in it to say who you are"
+
+
+FORMAT = FileFormat(_write)

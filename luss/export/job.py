@@ -2,22 +2,24 @@
 
 `export.json` in the folder says what is exported, how far it is, and whether it is complete. It is rewritten after every
 unit of work that is safely on the disk; a later try goes on behind that unit and writes what came after it again.
+`luss export` and `luss predict` both work so.
 """
 
+import json
 import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
-from luss.export.labelled import LabelledImages
+from luss.export.labelled import LabelledImages, MissingImage
 from luss.files import TEMPORARY_SUFFIX, read_json, write_json
 from luss.labels.writer import Labels
 
@@ -25,14 +27,22 @@ STATE = "export.json"
 SKIPPED = "skipped.csv"
 SAVE_EVERY = 1024
 """Images between two saves of formats that can stop anywhere."""
+OLD_RECORDS = ("predictions.json", "journal.jsonl")
+"""What `luss predict` wrote before it shared this file."""
+_COUNTED_AT_ONCE = 1 << 22
+_WAITING_PIXELS = 1 << 25
 
-
-class MissingImage(Exception):
-    """An image that the format needs is not there; it is listed and left out."""
+Prepared = TypeVar("Prepared")
 
 
 class Writer(Protocol):
-    """What a format does with the images; used from one thread, in order."""
+    """What a format does with the images; used from one thread.
+
+    Attributes:
+        anywhere: Whether it can be continued behind any image.
+    """
+
+    anywhere: bool
 
     def write(self, index: int, ids: Labels) -> bool:
         """Takes an image.
@@ -42,7 +52,7 @@ class Writer(Protocol):
             ids: (H, W) its label map.
 
         Returns:
-            Whether this is a good moment to save: later images may begin something new here.
+            Whether to save now, because later images begin something new here.
 
         Raises:
             MissingImage: The image's file is needed, and cannot be read.
@@ -95,16 +105,19 @@ class ExportFolder:
 
     Attributes:
         path: The folder.
-        identity: What decides the content of every file: format, split, and identity of the labels.
+        identity: What decides the content of every file, as JSON values: format, split, and identity of the labels.
         num_clusters: C.
+        grows: Whether more images may come to a complete folder; what the writer needs for them stays then.
     """
 
     path: Path
     identity: Mapping[str, Any]
     num_clusters: int
+    grows: bool = False
     start: int = field(default=0, init=False)
     complete: bool = field(default=False, init=False)
-    position: dict[str, Any] | None = field(default=None, init=False)
+    position: dict[str, Any] = field(default_factory=dict, init=False)
+    listed: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         """Looks at what is there.
@@ -112,38 +125,51 @@ class ExportFolder:
         Raises:
             LussError: The folder holds something else, or is a file.
         """
+        self.identity = json.loads(json.dumps(self.identity))
         self.tally = Tally.empty(self.num_clusters)
         if self.path.exists() and not self.path.is_dir():
             raise LussError(f"{self.path} is a file: give a folder for the export")
         if (self.path / STATE).is_file():
             self._continue(read_json(self.path / STATE))
+        elif any((self.path / name).is_file() for name in OLD_RECORDS):
+            raise LussError(
+                f"{self.path} was written by an earlier version, which this one cannot continue: give another --out"
+            )
         elif self.path.is_dir() and any(not path.name.startswith(".") for path in self.path.iterdir()):
             raise LussError(f"{self.path} holds other files: give a new or an empty folder for the export")
         self.skipped = SkippedFiles(self.path / SKIPPED)
 
     def _continue(self, state: Any) -> None:
         try:
-            before = state["identity"]
-            if before != self.identity:
-                different = sorted(
-                    key for key in {*before, *self.identity} if before.get(key) != self.identity.get(key)
-                )
-                raise LussError(
-                    f"{self.path} holds another export ({', '.join(different)} differ): give another folder, or delete it"
-                )
+            if state["identity"] != self.identity:
+                raise self._another(state["identity"])
             self.start, self.complete, self.position = int(state["next"]), bool(state["complete"]), state["position"]
             pixels, images = (np.array(state[key], np.int64) for key in ("pixels", "images_with"))
             self.tally = Tally(int(state["images"]), pixels, images)
+            self.listed = str(state.get("listed", ""))
         except (KeyError, TypeError, AttributeError) as error:
             raise LussError(f"{self.path / STATE} is damaged ({error!r}): delete {self.path}") from error
 
-    def save(self, next_index: int, position: dict[str, Any], *, complete: bool = False) -> None:
-        """Records that everything before image `next_index` is on the disk."""
-        self.start, self.position, self.complete = next_index, position, complete
+    def _another(self, before: Mapping[str, Any]) -> LussError:
+        keys = sorted(key for key in {*before, *self.identity} if before.get(key) != self.identity.get(key))
+        values = (json.dumps(identity.get(keys[0]), ensure_ascii=False) for identity in (before, self.identity))
+        return LussError(
+            f"{self.path} holds another export ({', '.join(keys)} differ): made with {keys[0]}={', now it is '.join(values)}: "
+            "give another --out, or delete that folder"
+        )
+
+    def restart(self) -> None:
+        """Begins from the first image again; its files will be replaced."""
+        self.start, self.complete, self.position, self.tally = 0, False, {}, Tally.empty(self.num_clusters)
+
+    def save(self, next_index: int, position: dict[str, Any], *, listed: str = "", complete: bool = False) -> None:
+        """Records that everything before image `next_index` is on the disk; `listed` stands for these images."""
+        self.start, self.position, self.listed, self.complete = next_index, position, listed, complete
         content = {
             "identity": dict(self.identity),
             "complete": complete,
             "next": next_index,
+            "listed": listed,
             "images": self.tally.num_images,
             "skipped": self.skipped.count,
             "position": position,
@@ -176,82 +202,93 @@ def export_images(
     Raises:
         LussError: No image has a label map; the disk is full; what the format says.
     """
-    if folder.complete:
-        _remove_leftovers(folder.path)
+    if folder.complete and not folder.grows:
+        _remove_leftovers(folder)
         return folder.tally
     if not folder.position:
         # From now on the folder is known as this export's.
         folder.save(0, {})
     writer = make_writer(folder.position or None)
+    done, saved, wanted = folder.start, folder.start, False
+    begun = done
     try:
-        for index in range(folder.start, len(images)):
-            on_progress(index, len(images))
-            if _export(folder, images, writer, index):
-                folder.save(index + 1, writer.position())
-        on_progress(len(images), len(images))
+        for index, found in images.label_maps(begun):
+            on_progress(done, len(images))
+            wanted = _export(folder, images, writer, index, found) or wanted
+            done += 1
+            wanted = wanted or (writer.anywhere and done - saved >= SAVE_EVERY)
+            if wanted and (done - begun) % images.block == 0:
+                folder.save(done, writer.position(), listed=images.listed(done))
+                saved, wanted = done, False
+        on_progress(done, len(images))
         if not folder.tally.num_images:
             raise LussError(f"no image of {images.split} could be exported: see {folder.skipped.path}")
         writer.finish()
         finish()
-        folder.save(len(images), writer.position(), complete=True)
+        folder.save(done, writer.position(), listed=images.listed(done), complete=True)
     finally:
         writer.close()
-    _remove_leftovers(folder.path)
+    _remove_leftovers(folder)
     return folder.tally
 
 
-def _export(folder: ExportFolder, images: LabelledImages, writer: Writer, index: int) -> bool:
+def _export(
+    folder: ExportFolder, images: LabelledImages, writer: Writer, index: int, found: Labels | MissingImage
+) -> bool:
     """Exports one image, or lists it as skipped; whether to save now."""
-    ids = images.label_map(index)
-    if ids is None:
-        folder.skipped.add(images.image(index), "has no mask: it could not be read when masks were made")
-        return False
     try:
-        save = writer.write(index, ids)
+        if isinstance(found, MissingImage):
+            raise found
+        save = writer.write(index, found)
     except MissingImage as error:
         folder.skipped.add(images.image(index), str(error))
         return False
-    folder.tally.add(np.bincount(ids.ravel(), minlength=folder.num_clusters + 1))
+    folder.tally.add(_count(found, folder.num_clusters + 1))
     return save
 
 
-def _remove_leftovers(folder: Path) -> None:
+def _count(ids: Labels, num_ids: int) -> NDArray[np.int64]:
+    """Pixels of every id; some rows at a time, because counting takes 8 bytes a pixel."""
+    counts = np.zeros(num_ids, np.int64)
+    rows = max(1, _COUNTED_AT_ONCE // ids.shape[1])
+    for first in range(0, ids.shape[0], rows):
+        counts += np.bincount(ids[first : first + rows].ravel(), minlength=num_ids)
+    return counts
+
+
+def _remove_leftovers(folder: ExportFolder) -> None:
     """Removes what killed tries, and the writer itself, no longer need."""
-    for pattern in (f".*{TEMPORARY_SUFFIX}", ".*.part"):
-        for leftover in folder.rglob(pattern):
+    for pattern in (f".*{TEMPORARY_SUFFIX}", *(() if folder.grows else (".*.part",))):
+        for leftover in folder.path.rglob(pattern):
             leftover.unlink(missing_ok=True)
 
 
-class FileWriter:
+class FileWriter(Generic[Prepared]):
     """A format with files of its own for every image, written by some threads: compressing and waiting for the disk overlap."""
 
-    def __init__(
-        self, write_files: Callable[[int, Labels], None], *, check: Callable[[int], None] = lambda index: None
-    ) -> None:
+    anywhere = True
+
+    def __init__(self, prepare: Callable[[int], Prepared], write_files: Callable[[Prepared, Labels], None]) -> None:
         """Args:
-        write_files: Writes the files of an image; called in several threads, so it must not read the label store, names included.
-        check: Called before, in one thread; may raise MissingImage.
+        prepare: Called first, in one thread, with the number of the image: what needs the label store, names included. May raise MissingImage.
+        write_files: Writes the files of an image; called in several threads.
         """
-        self._write_files, self._check = write_files, check
+        self._prepare, self._write_files = prepare, write_files
         self._threads = min(8, os.cpu_count() or 1)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="export")
-        self._waiting: deque[Future[None]] = deque()
-        self._since_saved = 0
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
 
     def write(self, index: int, ids: Labels) -> bool:
-        """See `Writer.write`. A few images wait at any time, so memory stays bounded."""
-        self._check(index)
-        self._waiting.append(self._pool.submit(self._write_files, index, ids))
-        while len(self._waiting) > 2 * self._threads:
-            self._waiting.popleft().result()
-        self._since_saved += 1
-        return self._since_saved >= SAVE_EVERY
+        """See `Writer.write`. A few images wait at any time, and none beside a very large one, so memory stays bounded."""
+        self._waiting.append((ids.size, self._pool.submit(self._write_files, self._prepare(index), ids)))
+        while len(self._waiting) > 2 * self._threads or sum(size for size, _ in self._waiting) > _WAITING_PIXELS:
+            self._waiting.popleft()[1].result()
+        return False
 
     def position(self) -> dict[str, Any]:
         """See `Writer.position`."""
-        self._since_saved = 0
         while self._waiting:
-            self._waiting.popleft().result()
+            self._waiting.popleft()[1].result()
         return {"files": True}
 
     def finish(self) -> None:
@@ -261,3 +298,31 @@ class FileWriter:
     def close(self) -> None:
         """See `Writer.close`."""
         self._pool.shutdown(cancel_futures=True)
+
+
+class Together:
+    """Several formats of the same images in one folder."""
+
+    def __init__(self, writers: Mapping[str, Writer]) -> None:
+        """Takes over the writers; `position` has their names."""
+        self._writers = dict(writers)
+        self.anywhere = all(writer.anywhere for writer in self._writers.values())
+
+    def write(self, index: int, ids: Labels) -> bool:
+        """See `Writer.write`."""
+        asked = [writer.write(index, ids) for writer in self._writers.values()]
+        return any(asked)
+
+    def position(self) -> dict[str, Any]:
+        """See `Writer.position`."""
+        return {name: writer.position() for name, writer in self._writers.items()}
+
+    def finish(self) -> None:
+        """See `Writer.finish`."""
+        for writer in self._writers.values():
+            writer.finish()
+
+    def close(self) -> None:
+        """See `Writer.close`."""
+        for writer in self._writers.values():
+            writer.close()

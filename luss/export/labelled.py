@@ -1,79 +1,94 @@
 """Images with their label maps, as the exports read them: from stored pseudo labels, or from predicted masks."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from luss.data.imagenet_s import read_mask
 from luss.data.manifest import Manifest
+from luss.data.names import MaskNames
 from luss.errors import LussError
 from luss.labels.store import LabelStore
 from luss.labels.writer import Labels
-from luss.predict import MaskNames
 
 
-class LabelledImages(Protocol):
+class MissingImage(Exception):
+    """An image that is needed is not there, or has no label map; it is listed and left out."""
+
+
+class LabelledImages(ABC):
     """One split: images under one numbering, each with a label map.
 
     Attributes:
         split: Its name.
         num_clusters: C; ids lie in 0..C.
-        categories: Id to name for the ids that label maps may hold, background left out.
+        block: Images between two places where a pass may begin; inside a block they come in an order of their own.
     """
 
-    @property
-    def split(self) -> str: ...
+    block: ClassVar[int] = 1
+
+    def __init__(self, split: str, num_clusters: int) -> None:
+        """Reads nothing."""
+        self.split, self.num_clusters = split, num_clusters
 
     @property
-    def num_clusters(self) -> int: ...
+    @abstractmethod
+    def categories(self) -> Mapping[int, str]:
+        """Id to name for the ids that label maps may hold, background left out."""
 
-    @property
-    def categories(self) -> dict[int, str]: ...
-
+    @abstractmethod
     def __len__(self) -> int:
         """Number of images."""
-        ...
 
+    @abstractmethod
     def name(self, index: int) -> str:
         """Path below the image root, with forward slashes."""
-        ...
 
+    @abstractmethod
+    def names(self) -> Iterator[str]:
+        """All names in order."""
+
+    @abstractmethod
     def image(self, index: int) -> Path:
         """The image's file."""
-        ...
+
+    @abstractmethod
+    def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
+        """Number and label map, (H, W) ids at the image's size, of every image from the block that begins at `start` on.
+
+        In place of a map there may be the reason why there is none. The order is the same each time.
+        """
 
     def mask_name(self, index: int) -> str:
-        """A name for its mask, which no other image shares: `dog/x.png`."""
-        ...
+        """A name for its mask, which no other image shares: `dog/x.png`. The first call reads all names once."""
+        return self._mask_names[index]
 
-    def label_map(self, index: int) -> Labels | None:
-        """(H, W) ids at the image's size; None when the image could not be read when labels were made."""
-        ...
+    def listed(self, count: int) -> str:
+        """Something that differs when the first `count` images are others than before; empty where that cannot be."""
+        return ""
+
+    @cached_property
+    def _mask_names(self) -> MaskNames:
+        return MaskNames(self)
 
 
-@dataclass(frozen=True)
-class StoredLabels:
+class StoredLabels(LabelledImages):
     """The pseudo labels of the training images, with the edits that the store was opened with.
 
     Attributes:
         store: The label maps.
         image_root: The folder that their names are relative to.
-        split: What to call them.
     """
 
-    store: LabelStore
-    image_root: Path
-    split: str = "train"
-    _masks: list[MaskNames] = field(default_factory=list, repr=False)
+    def __init__(self, store: LabelStore, image_root: Path, split: str = "train") -> None:
+        """See the attributes; `split` is what to call them."""
+        super().__init__(split, store.num_clusters)
+        self.store, self.image_root = store, image_root
 
     @property
-    def num_clusters(self) -> int:
-        """See `LabelledImages`."""
-        return self.store.num_clusters
-
-    @property
-    def categories(self) -> dict[int, str]:
+    def categories(self) -> Mapping[int, str]:
         """See `LabelledImages`."""
         return {cluster: self.store.cluster_name(cluster) for cluster in self.store.clusters}
 
@@ -85,45 +100,38 @@ class StoredLabels:
         return self.store.name(index)
 
     def names(self) -> Iterator[str]:
-        """All names in order."""
-        return map(self.store.name, range(len(self.store)))
+        """See `LabelledImages.names`."""
+        return self.store.image_names()
 
     def image(self, index: int) -> Path:
         """See `LabelledImages.image`."""
         return self.image_root / self.name(index)
 
-    def mask_name(self, index: int) -> str:
-        """See `LabelledImages.mask_name`. The first call reads all names once."""
-        if not self._masks:
-            self._masks.append(MaskNames(self))
-        return self._masks[0][index]
+    def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
+        """See `LabelledImages.label_maps`."""
+        return ((index, self.label_map(index)) for index in range(start, len(self)))
 
-    def label_map(self, index: int) -> Labels | None:
-        """See `LabelledImages.label_map`."""
+    def label_map(self, index: int) -> Labels:
+        """(H, W) ids at the image's size."""
         return self.store.label_map(index)
 
 
-@dataclass(frozen=True)
-class PredictedMasks:
-    """The masks that a run predicted for a split.
+class ManifestImages(LabelledImages):
+    """The images of a manifest.
 
     Attributes:
-        manifest: The split's images.
-        folder: Their masks, by the names of `luss.predict.MaskNames`.
-        categories: Id to name.
-        num_clusters: C.
+        manifest: It.
     """
 
-    manifest: Manifest
-    folder: Path
-    categories: dict[int, str]
-    num_clusters: int
-    _masks: list[MaskNames] = field(default_factory=list, repr=False)
+    def __init__(self, manifest: Manifest, categories: Mapping[int, str], num_clusters: int) -> None:
+        """See the attributes."""
+        super().__init__(manifest.split, num_clusters)
+        self.manifest, self._categories = manifest, categories
 
     @property
-    def split(self) -> str:
+    def categories(self) -> Mapping[int, str]:
         """See `LabelledImages`."""
-        return self.manifest.split
+        return self._categories
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -132,25 +140,39 @@ class PredictedMasks:
         """See `LabelledImages.name`."""
         return self.manifest.name(index)
 
+    def names(self) -> Iterator[str]:
+        """See `LabelledImages.names`."""
+        return self.manifest.names()
+
     def image(self, index: int) -> Path:
         """See `LabelledImages.image`."""
         return self.manifest.path(index)
 
-    def mask_name(self, index: int) -> str:
-        """See `LabelledImages.mask_name`."""
-        if not self._masks:
-            self._masks.append(MaskNames(self.manifest))
-        return self._masks[0][index]
 
-    def label_map(self, index: int) -> Labels | None:
-        """See `LabelledImages.label_map`.
+class PredictedMasks(ManifestImages):
+    """The masks that a run predicted for a split.
+
+    Attributes:
+        folder: The masks, by the names of `luss.data.names.MaskNames`.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path, categories: Mapping[int, str], num_clusters: int) -> None:
+        """See the attributes."""
+        super().__init__(manifest, categories, num_clusters)
+        self.folder = folder
+
+    def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
+        """See `LabelledImages.label_maps`.
 
         Raises:
-            LussError: The mask is damaged, or of another size than the image.
+            LussError: A mask is damaged, or of another size than its image.
         """
+        return ((index, self._label_map(index)) for index in range(start, len(self)))
+
+    def _label_map(self, index: int) -> Labels | MissingImage:
         path = self.folder / self.mask_name(index)
         if not path.is_file():
-            return None
+            return MissingImage("has no mask: it could not be read when masks were made")
         ids = read_mask(path)
         width, height = self.manifest.size(index)
         if ids.shape != (height, width) or ids.max() > self.num_clusters:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luss.errors import LussError
+from luss.export.formats import ExportRequest, FileFormat
 from luss.files import replacing, write_json
 from luss.models.io import CONFIG_NAME, SEGMENTER_FORMAT, WEIGHTS_NAME, decoding_entries, read_description, sha256_of
 from luss.settings import PredictSettings
@@ -75,3 +76,12 @@ def _holds(path: Path, entries: tuple[str, ...]) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and all(entry in content for entry in entries)
+
+
+def _write(request: ExportRequest) -> str:
+    segmenter = request.segmenter()
+    export_model(segmenter.folder, request.out, decoding=segmenter.settings, names=segmenter.given_names)
+    return f"{request.out}: a model of {segmenter.num_clusters} clusters; luss predict {request.out} IMAGES --out MASKS"
+
+
+FORMAT = FileFormat(_write)

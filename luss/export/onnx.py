@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from luss.errors import LussError
-from luss.export.graph import INPUT, OUTPUTS, Graph, quiet_tracing, trace
+from luss.export.graph import INPUT, OUTPUTS, Graph, graph_format, quiet_tracing, trace
 from luss.files import replacing
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import PredictSettings
@@ -36,3 +36,6 @@ def export_onnx(network: SegmentationNetwork, settings: PredictSettings, path: P
     with replacing(path) as temporary:
         onnx.save_model(program.model_proto, str(temporary))
     return graph
+
+
+FORMAT = graph_format(export_onnx, suffix=".onnx", runs_in="onnxruntime")

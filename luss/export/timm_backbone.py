@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from luss.export.formats import ExportRequest, FileFormat
 from luss.export.model import claim_folder
 from luss.files import write_json, write_text
 from luss.models.backbone import Backbone
@@ -62,3 +63,13 @@ def export_backbones(backbones: Mapping[str, Backbone], out: Path) -> list[Path]
     )
     write_text(out / "README.md", text)
     return paths
+
+
+def _write(request: ExportRequest) -> str:
+    backbones = request.backbones()
+    paths = export_backbones(backbones, request.out)
+    name = next(iter(backbones.values())).name
+    return f"{' and '.join(map(str, paths))}: weights for timm.create_model({name!r}, num_classes=0)"
+
+
+FORMAT = FileFormat(_write)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from luss.export.graph import Graph, quiet_tracing, trace
+from luss.export.graph import Graph, graph_format, quiet_tracing, trace
 from luss.files import replacing
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import PredictSettings
@@ -25,3 +25,6 @@ def export_torch(network: SegmentationNetwork, settings: PredictSettings, path: 
     with quiet_tracing(), replacing(path) as temporary, open(temporary, "wb") as file:
         torch.export.save(graph.program, file)
     return graph
+
+
+FORMAT = graph_format(export_torch, suffix=".pt2", runs_in="torch.export.load")

@@ -18,33 +18,36 @@ import numpy as np
 from luss.data.imagenet_s import encode_mask
 from luss.data.skipped import escape_path
 from luss.errors import LussError
-from luss.export.job import MissingImage
-from luss.export.labelled import LabelledImages
+from luss.export.formats import LabelFormat
+from luss.export.labelled import LabelledImages, MissingImage
 from luss.files import TEMPORARY_SUFFIX, is_disk_full
 from luss.labels.writer import Labels
 
 SHARD_BYTES = 512 << 20
 """A shard is closed when it has reached this size; one image more at most."""
+_TEXT = """\
+`SPLIT-000000.tar`, ... hold the image files as they are, each with its mask `seg.png` (RGB PNG, id = R + 256 G, 0 is the
+background) and `json` (name, size, clusters).
+
+```python
+import webdataset as wds
+
+data = wds.WebDataset("SPLIT-{000000..000009}.tar", shardshuffle=False).decode("pil")  # the shards that are there
+```"""
 
 
 class ShardWriter:
     """The format `webdataset` of `luss export`: `<split>-000000.tar`, ...; a shard appears when it is complete."""
 
-    def __init__(
-        self,
-        folder: Path,
-        images: LabelledImages,
-        position: Mapping[str, int] | None,
-        *,
-        shard_bytes: int = SHARD_BYTES,
-    ) -> None:
+    anywhere = False
+
+    def __init__(self, folder: Path, images: LabelledImages, position: Mapping[str, int] | None) -> None:
         """Args:
         folder: Of the export; made when absent.
         images: What is exported.
         position: Where an earlier try stopped: always behind a complete shard.
-        shard_bytes: Size at which a shard is closed.
         """
-        self._folder, self._images, self._limit = folder, images, shard_bytes
+        self._folder, self._images = folder, images
         self._shard = 0 if position is None else position["shards"]
         self._file: IO[bytes] | None = None
         self._tar: tarfile.TarFile | None = None
@@ -64,7 +67,7 @@ class ShardWriter:
             _add(tar, f"{key}.seg.png", _png(ids))
             _add(tar, f"{key}.json", json.dumps(self._facts(index, ids), ensure_ascii=False).encode())
         assert self._file is not None
-        return self._file.tell() >= self._limit
+        return self._file.tell() >= SHARD_BYTES
 
     def position(self) -> dict[str, Any]:
         """See `luss.export.job.Writer.position`: closes the shard."""
@@ -128,3 +131,6 @@ def _png(ids: Labels) -> bytes:
     buffer = io.BytesIO()
     encode_mask(ids).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+FORMAT = LabelFormat(_TEXT, ShardWriter)

@@ -15,13 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.export.contours import joined, regions
-from luss.export.job import FileWriter, MissingImage
-from luss.export.labelled import LabelledImages
+from luss.export.formats import LabelFormat
+from luss.export.job import FileWriter
+from luss.export.labelled import LabelledImages, MissingImage
 from luss.files import TEMPORARY_SUFFIX, write_text
 from luss.labels.writer import Labels
 
 TOLERANCE = 0.75
 """Pixels by which an outline may leave the pixel edges: a diagonal's stairs become one line, and no detail goes."""
+_TEXT = """\
+`labels/SPLIT/<name>.txt` has one polygon a line for every connected region of a cluster (`class x1 y1 x2 y2 ...`,
+coordinates as shares of width and height); the class is the cluster's id - 1. `images/SPLIT` holds links to the images and
+`data.yaml` the names, so that a trainer needs no more than this folder: `yolo segment train data=data.yaml`. Outlines are
+simplified by less than a pixel; a hole is joined to its outline by a seam. `val` points to the same images: give a split of
+your own."""
 
 
 def polygons(ids: NDArray[np.integer[Any]], *, tolerance: float = TOLERANCE) -> list[tuple[int, NDArray[np.float64]]]:
@@ -52,28 +59,26 @@ def label_text(ids: NDArray[np.integer[Any]]) -> str:
     return "".join(lines)
 
 
-def yolo_export(folder: Path, images: LabelledImages) -> FileWriter:
+def yolo_export(folder: Path, images: LabelledImages) -> FileWriter[tuple[PurePosixPath, Path]]:
     """The format `yolo` of `luss export`: `images/<split>`, `labels/<split>`; see `write_data_yaml`.
 
     Args:
         folder: Of the export.
         images: What is exported. Image files are linked, not copied.
     """
-    # Found before: the threads that write must not read the label store.
-    known: dict[int, tuple[PurePosixPath, Path]] = {}
 
-    def check(index: int) -> None:
+    def prepare(index: int) -> tuple[PurePosixPath, Path]:
         source = images.image(index)
         if not source.is_file():
             raise MissingImage("does not exist any more")
-        known[index] = PurePosixPath(images.mask_name(index)).with_suffix(""), source
+        return PurePosixPath(images.mask_name(index)).with_suffix(""), source
 
-    def write(index: int, ids: Labels) -> None:
-        stem, source = known.pop(index)
+    def write(files: tuple[PurePosixPath, Path], ids: Labels) -> None:
+        stem, source = files
         _link(folder / "images" / images.split / f"{stem}{source.suffix}", source)
         write_text(folder / "labels" / images.split / f"{stem}.txt", label_text(ids))
 
-    return FileWriter(write, check=check)
+    return FileWriter(prepare, write)
 
 
 def write_data_yaml(folder: Path, images: LabelledImages) -> None:
@@ -101,3 +106,6 @@ def _link(path: Path, source: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     os.replace(temporary, path)
+
+
+FORMAT = LabelFormat(_TEXT, lambda folder, images, position: yolo_export(folder, images), finish=write_data_yaml)

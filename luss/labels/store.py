@@ -1,7 +1,6 @@
 """Reading a label-map store: any map at any size, any crop, any threshold. `luss.labels.writer` describes the files."""
 
 import contextlib
-import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from luss.data.names import NameIndex
 from luss.errors import LussError
 from luss.labels.layers import FOLDER, Layers, cluster_names
 from luss.labels.sampling import centres, sample
@@ -73,7 +73,7 @@ class LabelStore:
         self.path = _index(path)
         self._pid = os.getpid()
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
-        self._names: tuple[npt.NDArray[np.uint64], npt.NDArray[np.intp]] | None = None
+        self._names: NameIndex | None = None
         if not self.path.is_file():
             raise LussError(f"{self.path} does not exist: the pseudo_labels stage has not finished there, run it first")
         with _reporting(self.path), h5py.File(self.path, "r") as file:
@@ -171,15 +171,10 @@ class LabelStore:
             LussError: No image of that name has a label map.
         """
         if self._names is None:
-            names = (name.encode("utf-8", "surrogateescape") for name in self.image_names())
-            hashes = np.fromiter(map(_hash, names), np.uint64, len(self))
-            order = np.argsort(hashes, kind="stable")
-            self._names = hashes[order], order
-        hashes, order = self._names
-        wanted = _hash(name.encode("utf-8", "surrogateescape"))
-        for place in range(*(int(np.searchsorted(hashes, wanted, side)) for side in ("left", "right"))):
-            if self.name(int(order[place])) == name:
-                return int(order[place])
+            self._names = NameIndex(self.image_names(), len(self))
+        for index in self._names.places(name):
+            if self.name(index) == name:
+                return index
         raise LussError(f"{name!r} has no label map in {self.path}: it is not in the data set, or could not be read")
 
     def image_size(self, index: int) -> tuple[int, int]:
@@ -349,7 +344,3 @@ class _OpenShard:
     attention: h5py.Dataset
     names: h5py.Dataset
     first_element: int
-
-
-def _hash(name: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")

@@ -1,9 +1,11 @@
 """`luss predict`: segments any folder of images with a trained model."""
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +15,19 @@ from rich.table import Table
 from luss.errors import LussError
 
 if TYPE_CHECKING:
-    from luss.data.manifest import Manifest
-    from luss.data.skipped import SkippedFiles
-    from luss.export.predictions import PredictionFolder, Totals
+    from luss.export.job import ExportFolder
+    from luss.export.predicted import SegmentedImages
     from luss.progress import StopFlag
     from luss.segmenter import Segmenter
     from stages.running.console import ConsoleReporter
 
 HELP = "segment any folder of images with a trained model"
 
-# Those of `luss.export.predictions`, whose import takes seconds: `--help` answers at once.
+# Gives names below the root; told of a folder that cannot be listed, and why.
+Names = Callable[[Callable[[Path, str], None]], Iterator[str]]
+
+# Those of `luss.export.predicted`, whose import takes seconds: `--help` answers at once.
 _FORMATS = ("png", "palette", "npz", "coco")
-# Images whose shapes are looked at together to make batches: memory does not grow with the folder.
-_BLOCK = 4096
 _MANIFEST_THREADS = 4
 _SHOWN_CLASSES = 20
 
@@ -71,27 +73,37 @@ def main(options: argparse.Namespace) -> None:
         raise LussError(f"--min-confidence is {options.min_confidence}: give a number from 0 to 1")
     if options.batch_size is not None and options.batch_size < 1:
         raise LussError(f"--batch-size is {options.batch_size}: give 1 or more")
-    from luss.export.predictions import check_format, claim
+    from luss.export.job import ExportFolder
+    from luss.export.predicted import OVERLAYS, check_format
     from luss.segmenter import Segmenter, find_model
-    from stages.running.lock import run_lock
-    from stages.running.runner import stop_on_signals
+    from stages.console import ConsoleReporter
+    from stages.lock import run_lock
+    from stages.runner import stop_on_signals
 
-    console = Console()
+    console, out = Console(), options.out
     find_model(options.model)  # before the images are looked at, which may take long
-    root, names = image_source(options.images, options.out)
+    root, names = image_source(options.images, out)
     segmenter = Segmenter.load(options.model, device=options.device)
     if options.names is not None:
         _rename(segmenter, options.names, console)
     if options.batch_size is not None:
         segmenter.settings = dataclasses.replace(segmenter.settings, batch_size=options.batch_size)
     check_format(options.format, segmenter.num_clusters)
-    with run_lock(options.out), stop_on_signals() as stop:
-        claim(options.out, _made_with(segmenter, root, options))
-        _segment(segmenter, root, names, options, stop, console)
+    with run_lock(out), stop_on_signals() as stop:
+        folder = ExportFolder(out, _identity(segmenter, root, options), segmenter.num_clusters, grows=True)
+        if options.overlay and folder.start and OVERLAYS not in folder.position:
+            folder.restart()
+        if not folder.start:
+            folder.save(0, {})
+        console.print(f"listing the images of {options.images}", highlight=False, soft_wrap=True)
+        with contextlib.closing(ConsoleReporter("predict", out, console=console)) as reporter:
+            images = _list_images(segmenter, folder, root, names, options, stop, reporter)
+            sentence = _segment(segmenter, folder, images, options, stop, reporter)
+    console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def image_source(images: Path, out: Path) -> tuple[Path, Iterable[str] | None]:
-    """The root of the images and their names below it; None = all in the folder.
+def image_source(images: Path, out: Path) -> tuple[Path, Names]:
+    """The root of the images, and what gives their names below it.
 
     Raises:
         LussError: There is nothing to segment, or `out` would mix with the images.
@@ -102,9 +114,9 @@ def image_source(images: Path, out: Path) -> tuple[Path, Iterable[str] | None]:
 
     if images.is_file() and images.suffix.lower() == ".txt":
         listed = ImageList(images)
-        return listed.root, listed.names()
+        return listed.root, lambda report: listed.names()
     if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:
-        return images.absolute().parent, [images.name]
+        return images.absolute().parent, lambda report: iter([images.name])
     if not images.is_dir():
         raise LussError(f"{images} is not a folder of images, a list of them (.txt), or an image")
     if out.resolve().is_relative_to(images.resolve()):
@@ -117,7 +129,8 @@ def image_source(images: Path, out: Path) -> tuple[Path, Iterable[str] | None]:
             f"{images} holds no images: looked, also in its folders, for names ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
             + "".join(f"\n  {problem}" for problem in unlisted[:10])
         )
-    return images.absolute(), None
+    root = images.absolute()
+    return root, lambda report: find_images(root, report=report)
 
 
 def _rename(segmenter: "Segmenter", path: Path, console: Console) -> None:
@@ -130,7 +143,7 @@ def _rename(segmenter: "Segmenter", path: Path, console: Console) -> None:
         console.print(f"{path}: only the names are used here; `luss labels` merges and drops", highlight=False)
 
 
-def _made_with(segmenter: "Segmenter", root: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _identity(segmenter: "Segmenter", root: Path, options: argparse.Namespace) -> dict[str, Any]:
     """What decides the content of the masks."""
     from luss.data.skipped import escape_path
     from luss.models.io import WEIGHTS_NAME, sha256_of
@@ -145,118 +158,113 @@ def _made_with(segmenter: "Segmenter", root: Path, options: argparse.Namespace) 
     }
 
 
-def _segment(
+def _list_images(
     segmenter: "Segmenter",
+    folder: "ExportFolder",
     root: Path,
-    names: Iterable[str] | None,
+    names: Names,
     options: argparse.Namespace,
     stop: "StopFlag",
-    console: Console,
-) -> None:
-    from luss.data.skipped import SkippedFiles
-    from luss.export.predictions import PredictionFolder
-    from stages.base import PROGRESS
-    from stages.running.console import ConsoleReporter
-
-    skipped = SkippedFiles(options.out / "skipped.csv")
-    console.print(f"listing the images of {options.images}", highlight=False, soft_wrap=True)
-    manifest = list_images(root, names, options.out, skipped, stop)
-    folder = PredictionFolder(
-        options.out, manifest, format=options.format, with_overlay=options.overlay, names=segmenter.names
-    )
-    reporter = ConsoleReporter("predict", options.out, console=console)
-    try:
-        started = time.monotonic()
-        num_new = _segment_missing(segmenter, folder, skipped, options.min_confidence, stop, reporter)
-        seconds = time.monotonic() - started
-        totals = folder.finish()
-    finally:
-        reporter.close()
-        folder.journal.close()
-        (options.out / PROGRESS).unlink(missing_ok=True)
-    _print_table(totals, console)
-    console.print(_last_line(totals, num_new, seconds, skipped, options.out), highlight=False, soft_wrap=True)
-
-
-def list_images(
-    root: Path, names: Iterable[str] | None, out: Path, skipped: "SkippedFiles", stop: "StopFlag"
-) -> "Manifest":
-    """The manifest of the images, made anew by every call: images may have come since."""
+    reporter: "ConsoleReporter",
+) -> "SegmentedImages":
+    """The images, listed anew by every call: some may have come since."""
     from luss.data.manifest import Manifest, ManifestStopped, build_manifest
+    from luss.data.skipped import SkippedFiles
+    from luss.export.predicted import SegmentedImages, earlier_first, relist
+    from luss.predict import predict_images
     from luss.progress import Interrupted
     from luss.settings import DataSettings
 
-    try:
-        build_manifest(
-            root,
-            out / "manifest",
-            "images",
-            skipped=skipped,
-            max_pixels=DataSettings(root="").max_pixels,
-            workers=_MANIFEST_THREADS,
-            names=names,
-            should_stop=lambda: bool(stop),
-        )
-    except ManifestStopped as stopped:
-        raise Interrupted(stop.reason) from stopped
-    return Manifest.open(out / "manifest", "images")
+    place, max_pixels = folder.path / "manifest", DataSettings(root="").max_pixels
+    unreadable = SkippedFiles(place / "skipped.csv")
 
-
-def _segment_missing(
-    segmenter: "Segmenter",
-    folder: "PredictionFolder",
-    skipped: "SkippedFiles",
-    min_confidence: float,
-    stop: "StopFlag",
-    reporter: "ConsoleReporter",
-) -> int:
-    """Returns the number of images that were segmented now."""
-    from luss.predict import predict_images
-    from luss.settings import DataSettings
-
-    manifest, missing = folder.manifest, folder.missing()
-    done, num_new = len(manifest) - len(missing), 0
-    reporter.start("image", len(manifest), done)
-    for first in range(0, len(missing), _BLOCK):
-        for prediction in predict_images(
+    def make_list(earlier: bool) -> SegmentedImages:
+        listed = names(unreadable.add)
+        if earlier and (place / "images.json").is_file():
+            listed = earlier_first(Manifest.open(place, "images"), listed)
+        try:
+            build_manifest(
+                root,
+                place,
+                "images",
+                skipped=unreadable,
+                max_pixels=max_pixels,
+                workers=_MANIFEST_THREADS,
+                names=listed,
+                should_stop=lambda: bool(stop),
+            )
+        except ManifestStopped as stopped:
+            raise Interrupted(stop.reason) from stopped
+        manifest = Manifest.open(place, "images")
+        segment = functools.partial(
+            predict_images,
             segmenter.network,
             manifest,
-            missing[first : first + _BLOCK].tolist(),
-            segmenter.settings,
+            settings=segmenter.settings,
             device=segmenter.device,
-            max_image_pixels=DataSettings(root="").max_pixels,
+            max_image_pixels=max_pixels,
             warn=reporter.warn,
-            with_confidence=folder.needs_confidence,
-            min_confidence=min_confidence,
-        ):
-            if prediction.unreadable is not None:
-                skipped.add(Path(prediction.unreadable[0]), prediction.unreadable[1])
-            else:
-                folder.add(prediction)
-                num_new += 1
-            done += 1
-            reporter.advance(done)
-            stop.check()
-    return num_new
+            with_confidence=options.format == "npz",
+            min_confidence=options.min_confidence,
+        )
+        return SegmentedImages(manifest, segmenter.names, segment)
+
+    return relist(folder, unreadable, make_list)
 
 
-def _print_table(totals: "Totals", console: Console) -> None:
+def _segment(
+    segmenter: "Segmenter",
+    folder: "ExportFolder",
+    images: "SegmentedImages",
+    options: argparse.Namespace,
+    stop: "StopFlag",
+    reporter: "ConsoleReporter",
+) -> str:
+    """Segments what is missing and prints the table; returns a sentence for the screen."""
+    from luss.export.job import export_images
+    from luss.export.predicted import make_writer, summary
+    from luss.files import write_json
+    from stages.base import PROGRESS
+
+    before, started = folder.tally.num_images, time.monotonic()
+
+    def on_progress(done: int, total: int) -> None:
+        reporter.advance(done)
+        stop.check()
+
+    def finish() -> None:
+        write_json(folder.path / "summary.json", summary(folder.tally, segmenter.names))
+
+    reporter.start("image", len(images), folder.start)
+    try:
+        export_images(
+            folder,
+            images,
+            functools.partial(make_writer, folder.path, images, format=options.format, with_overlay=options.overlay),
+            on_progress=on_progress,
+            finish=finish,
+        )
+    finally:
+        (folder.path / PROGRESS).unlink(missing_ok=True)
+    seconds, num_new = time.monotonic() - started, folder.tally.num_images - before
+    _print_table(summary(folder.tally, segmenter.names)["classes"], reporter.console)
+    parts = [f"{num_new} images segmented" + (f" ({num_new / max(seconds, 1e-9):.1f} images/s)" if num_new else "")]
+    parts += [f"{before} were done before"] if before else []
+    if folder.skipped.count:
+        parts += [f"{folder.skipped.count} could not be read, see {folder.skipped.path}"]
+    return f"{', '.join(parts)}: {folder.path}"
+
+
+def _print_table(classes: list[dict[str, Any]], console: Console) -> None:
     table = Table(title="pixels of each cluster, the largest first", title_justify="left")
     for heading in ("id", "name", "colour", "pixels", "share", "images"):
         table.add_column(heading, justify="left" if heading in ("name", "colour") else "right")
-    all_pixels = max(1, sum(total.pixels for total in totals.classes))
-    found = sorted((total for total in totals.classes if total.pixels), key=lambda total: -total.pixels)
-    for total in found[:_SHOWN_CLASSES]:
-        share = f"{100 * total.pixels / all_pixels:.1f} %"
-        table.add_row(str(total.id), total.name, total.colour, f"{total.pixels:,}", share, f"{total.images:,}")
+    all_pixels = max(1, sum(entry["pixels"] for entry in classes))
+    found = sorted((entry for entry in classes if entry["pixels"]), key=lambda entry: -int(entry["pixels"]))
+    for entry in found[:_SHOWN_CLASSES]:
+        share = f"{100 * entry['pixels'] / all_pixels:.1f} %"
+        numbers = f"{entry['pixels']:,}", share, f"{entry['images']:,}"
+        table.add_row(str(entry["id"]), entry["name"], entry["colour"], *numbers)
     console.print(table)
     if len(found) > _SHOWN_CLASSES:
         console.print(f"and {len(found) - _SHOWN_CLASSES} more, all of them in summary.json", highlight=False)
-
-
-def _last_line(totals: "Totals", num_new: int, seconds: float, skipped: "SkippedFiles", out: Path) -> str:
-    earlier = totals.images - num_new
-    parts = [f"{num_new} images segmented" + (f" ({num_new / max(seconds, 1e-9):.1f} images/s)" if num_new else "")]
-    parts += [f"{earlier} were done before"] if earlier else []
-    parts += [f"{skipped.count} could not be read, see {skipped.path}"] if skipped.count else []
-    return f"{', '.join(parts)}: {out}"

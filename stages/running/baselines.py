@@ -20,10 +20,10 @@ from luss.benchmark.counts import Counts
 from luss.benchmark.image import Map
 from luss.data.imagenet_s import read_mask
 from luss.data.manifest import Manifest
-from luss.data.resized import cropped_batches
+from luss.data.names import MaskNames
+from luss.data.resized import cropped_batches, normalise
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
-from luss.predict import MaskNames
 from luss.settings import RunSettings
 from luss.training.precision import Precision
 from stages.base import DONE, StageContext, check_needs, stage_state

@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +22,30 @@ from test_label_contours import filled
 
 from luss.data.imagenet_s import decode_mask, read_mask
 from luss.errors import LussError
+from luss.export import FORMATS, load_format
 from luss.export.card import CardFacts, card, clusters_csv, write_card
-from luss.export.coco import CocoExport, CocoWriter
-from luss.export.job import ExportFolder, Tally, Writer, export_images
+from luss.export.coco import CocoWriter
+from luss.export.formats import LabelFormat
+from luss.export.job import ExportFolder, Tally, export_images
 from luss.export.labelled import StoredLabels
-from luss.export.masks import mask_export, write_palette_mask
+from luss.export.palette import write_palette_mask
 from luss.export.standalone_dataset import PseudoLabelDataset
-from luss.export.torch_snippet import TorchFolder, write_torch_folder
-from luss.export.webdataset import ShardWriter
-from luss.export.yolo import label_text, polygons, write_data_yaml, yolo_export
+from luss.export.torch_folder import write_torch_folder
+from luss.export.yolo import label_text, polygons, write_data_yaml
 from luss.files import TEMPORARY_SUFFIX
 from luss.labels.layers import Edits
 from luss.labels.palette import palette
 from luss.labels.store import LabelStore
 from luss.labels.writer import Labels
 
-Make = Callable[[Path, StoredLabels, dict[str, Any] | None], Writer]
-FORMATS: dict[str, Make] = {
-    "png": lambda out, images, position: mask_export(out, images, coloured=False),
-    "palette": lambda out, images, position: mask_export(out, images, coloured=True),
-    "coco": CocoExport,
-    "yolo": lambda out, images, position: yolo_export(out, images),
-    "torch": lambda out, images, position: TorchFolder(out, images),
-    "webdataset": lambda out, images, position: ShardWriter(out, images, position, shard_bytes=6000),
-}
+LABEL_FORMATS = {name: found for name in FORMATS if isinstance(found := load_format(name), LabelFormat)}
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of two or three images, and a save every second image."""
+    monkeypatch.setattr("luss.export.webdataset.SHARD_BYTES", 6000)
+    monkeypatch.setattr("luss.export.job.SAVE_EVERY", 2)
 
 
 @pytest.fixture
@@ -56,7 +55,13 @@ def images(tmp_path: Path) -> StoredLabels:
 
 def export(name: str, images: StoredLabels, out: Path, **options: Any) -> Tally:
     folder = ExportFolder(out, {"format": name}, images.num_clusters)
-    return export_images(folder, images, lambda position: FORMATS[name](out, images, position), **options)
+    format = LABEL_FORMATS[name]
+
+    def finish() -> None:
+        format.finish(out, images)
+        options.get("stop", lambda: None)()
+
+    return export_images(folder, images, lambda position: format.writer(out, images, position), finish=finish)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -77,23 +82,21 @@ class StoppingAt(StoredLabels):
 
     at = 0
 
-    def label_map(self, index: int) -> Labels | None:
+    def label_map(self, index: int) -> Labels:
         if index == self.at:
             raise Stopped
         return super().label_map(index)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_an_export_that_was_stopped_anywhere_ends_with_the_same_bytes(
-    name: str, images: StoredLabels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, images: StoredLabels, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("luss.export.job.SAVE_EVERY", 2)
-    monkeypatch.setattr("luss.export.coco.SAVE_EVERY", 2)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = export(name, images, whole)
     for at in range(len(images)):
         stopping = StoppingAt(images.store, images.image_root)
-        object.__setattr__(stopping, "at", at)
+        stopping.at = at
         with pytest.raises(Stopped):
             export(name, stopping, parts)
     assert not ExportFolder(parts, {"format": name}, NUM_CLUSTERS).complete
@@ -102,7 +105,7 @@ def test_an_export_that_was_stopped_anywhere_ends_with_the_same_bytes(
     assert (found.num_images, found.pixels.tolist()) == (expected.num_images, expected.pixels.tolist())
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_a_complete_export_is_not_made_again(name: str, images: StoredLabels, tmp_path: Path) -> None:
     first = export(name, images, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
@@ -112,7 +115,7 @@ def test_a_complete_export_is_not_made_again(name: str, images: StoredLabels, tm
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
 
 
-@pytest.mark.parametrize("name", ["coco", "png"])
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_a_stop_between_the_last_file_and_the_record_does_no_harm(
     name: str, images: StoredLabels, tmp_path: Path
 ) -> None:
@@ -120,7 +123,7 @@ def test_a_stop_between_the_last_file_and_the_record_does_no_harm(
         raise Stopped
 
     with pytest.raises(Stopped):
-        export(name, images, tmp_path / "out", finish=stop)
+        export(name, images, tmp_path / "out", stop=stop)
     export(name, images, tmp_path / "out")
     export(name, images, tmp_path / "whole")
     assert content(tmp_path / "out") == content(tmp_path / "whole")
@@ -133,12 +136,12 @@ class OfOneThread(StoredLabels):
         assert threading.current_thread() is threading.main_thread()
         return super().name(index)
 
-    def label_map(self, index: int) -> Labels | None:
+    def label_map(self, index: int) -> Labels:
         assert threading.current_thread() is threading.main_thread()
         return super().label_map(index)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", LABEL_FORMATS)
 def test_the_label_store_is_read_by_one_thread(name: str, images: StoredLabels, tmp_path: Path) -> None:
     export(name, OfOneThread(images.store, images.image_root), tmp_path / "out")
 
@@ -207,7 +210,6 @@ def test_pycocotools_reads_the_label_maps_back(
     assert len(coco.imgs) == len(NAMES)
     for index in range(len(images)):
         expected = images.label_map(index)
-        assert expected is not None
         found = np.zeros_like(expected)
         for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[index + 1])):
             mask = coco.annToMask(annotation)
@@ -232,7 +234,6 @@ def test_a_coco_writer_refuses_ids_without_a_category_and_continues_only_what_is
 
 def test_yolo_polygons_fill_to_the_label_map(images: StoredLabels) -> None:
     ids = images.label_map(6)
-    assert ids is not None
     found = np.zeros_like(ids)
     for cluster, corners in polygons(ids, tolerance=0):
         found[filled(corners * [ids.shape[1], ids.shape[0]], ids.shape)] = cluster
@@ -247,7 +248,7 @@ def test_a_yolo_label_is_a_class_and_corners_between_0_and_1() -> None:
 def test_a_yolo_folder_has_a_label_for_every_linked_image_and_names(images: StoredLabels, tmp_path: Path) -> None:
     images.store.names[3] = "a: [dog] \\"
     out = tmp_path / "out"
-    export("yolo", images, out, finish=lambda: write_data_yaml(out, images))
+    export("yolo", images, out)
     facts = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
     assert facts["names"][2] == "a: [dog] \\"
     assert len(facts["names"]) == NUM_CLUSTERS
@@ -282,7 +283,6 @@ def test_webdataset_reads_images_masks_and_names_back_in_order(images: StoredLab
     for index, sample in enumerate(samples):
         facts = json.loads(sample["json"])
         ids = images.label_map(index)
-        assert ids is not None
         assert (facts["height"], facts["width"]) == ids.shape
         assert facts["clusters"] == [int(found) for found in np.unique(ids) if found]
         assert sample[images.image(index).suffix[1:]] == images.image(index).read_bytes()
@@ -314,7 +314,6 @@ def test_the_dataset_file_gives_what_the_store_gives(
         image, label, found = data[index]
         assert (found, image.size) == (name, label.shape[::-1])
         expected = edited.label_map(index)
-        assert expected is not None
         assert torch.equal(label, torch.from_numpy(expected.astype(np.int64)))
     assert data.names[1] == edited.categories[1]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from running import Fault, Launcher
 
 from luss.data.imagenet_s import read_mask
-from luss.export.predictions import FORMATS
+from luss.export.predicted import FORMATS
 from luss.labels.palette import palette
 from luss.segmenter import Segmenter
 from stages.commands import predict
@@ -332,7 +332,7 @@ def test_a_spoilt_model_is_told_and_nothing_is_written(
         (["--device", "cuda:9"], "device is 'cuda:9'"),
         (["--names", "NAMES"], "names 11, 99, but the clusters of this model have the ids 1 to 10"),
         (["--out", "PHOTOS/masks"], "lies in the folder of images"),
-        (["--out", "FULL"], "is not empty and holds no predictions"),
+        (["--out", "FULL"], "holds other files"),
     ],
 )
 def test_wrong_arguments_are_told(

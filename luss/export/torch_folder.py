@@ -7,38 +7,45 @@ from typing import Any
 
 from luss.data.skipped import escape_path
 from luss.export import standalone_dataset
-from luss.export.labelled import StoredLabels
+from luss.export.formats import LabelFormat
+from luss.export.labelled import LabelledImages, StoredLabels
 from luss.files import replacing, write_json, write_text
 from luss.labels.writer import Labels
 
+_TEXT = """\
+`dataset.py` is a torch Dataset in one file that needs h5py, NumPy, Pillow and torch, and not luss. It reads `labels/` (label
+maps on the feature grid with the attention of every position, so the threshold is free to change) and `labels.json`. The
+images stay where they are.
 
-class TorchFolder:
-    """The format `torch` of `luss export`: `labels/`, `labels.json` and `dataset.py`. The images are only counted, not written."""
+```python
+from dataset import PseudoLabelDataset
 
-    def __init__(self, path: Path, images: StoredLabels) -> None:
-        """Args:
-        path: The folder of the export.
-        images: The pseudo labels.
-        """
-        self._path, self._images = path, images
+data = PseudoLabelDataset(image_root="photos/train")
+image, label, name = data[0]  # PIL image, (H, W) int64 tensor, path
+```"""
+
+
+class _Counted:
+    """The images are only counted: `finish` links the files of the labels, where they are."""
+
+    anywhere = False
 
     def write(self, index: int, ids: Labels) -> bool:
-        """See `luss.export.job.Writer.write`."""
+        """Takes an image that needs no file."""
         return False
 
     def position(self) -> dict[str, Any]:
-        """See `luss.export.job.Writer.position`."""
+        """Nothing is to be continued."""
         return {}
 
     def finish(self) -> None:
-        """See `luss.export.job.Writer.finish`."""
-        write_torch_folder(self._path, self._images)
+        """Leaves all to the format's `finish`."""
 
     def close(self) -> None:
-        """See `luss.export.job.Writer.close`."""
+        """Holds nothing."""
 
 
-def write_torch_folder(path: Path, images: StoredLabels) -> None:
+def write_torch_folder(path: Path, images: LabelledImages) -> None:
     """Writes `labels/`, `labels.json` and `dataset.py`; what is there already and whole is left.
 
     A stage never changes a file of labels, it replaces it: so they are linked where the disk is the same, and copied elsewhere.
@@ -50,6 +57,7 @@ def write_torch_folder(path: Path, images: StoredLabels) -> None:
     Raises:
         LussError: The disk is full.
     """
+    assert isinstance(images, StoredLabels), "the format holds one split"
     store = images.store
     for source in [*sorted(store.path.parent.glob("shard-*.h5")), store.path]:
         _place(source, path / "labels" / source.name)
@@ -78,3 +86,6 @@ def _place(source: Path, target: Path) -> None:
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+FORMAT = LabelFormat(_TEXT, lambda folder, images, position: _Counted(), finish=write_torch_folder, only_split="train")

@@ -1,6 +1,6 @@
-"""Label maps as PNG files: the ids of ImageNet-S, or palette pictures that other programs show in colour."""
+"""Label maps as palette pictures, which any viewer shows in colour."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,28 +8,37 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from luss.data.imagenet_s import write_mask
 from luss.errors import LussError
+from luss.export.formats import LabelFormat
 from luss.export.job import FileWriter
 from luss.export.labelled import LabelledImages
+from luss.export.png import mask_files
 from luss.files import replacing
 from luss.labels.palette import palette
 
-__all__ = ["LARGEST_PALETTE_ID", "check_palette_ids", "mask_export", "write_mask", "write_palette_mask"]
-
 LARGEST_PALETTE_ID = 255
 """A palette PNG stores one byte a pixel."""
+_TEXT = """\
+`masks/<name>.png` is the label map of the image `<name>`, at its size: a palette PNG whose pixel values are the ids; 0 is
+the background. The colours are the same in every file.
+
+```python
+import numpy as np
+from PIL import Image
+
+ids = np.asarray(Image.open("masks/dog/x.png"))
+```"""
 
 
-def check_palette_ids(ids: Sequence[int]) -> None:
+def check_palette_ids(ids: Iterable[int]) -> None:
     """Raises LussError, which names the format png, when an id does not fit into a palette picture.
 
     Args:
         ids: Cluster ids that label maps may hold.
     """
-    if max(ids, default=0) > LARGEST_PALETTE_ID:
+    if (largest := max(ids, default=0)) > LARGEST_PALETTE_ID:
         raise LussError(
-            f"palette pictures hold ids up to {LARGEST_PALETTE_ID}, but there is a cluster {max(ids)}: "
+            f"palette pictures hold ids up to {LARGEST_PALETTE_ID}, but there is a cluster {largest}: "
             "use the format png, which holds ids up to 65535"
         )
 
@@ -53,23 +62,9 @@ def write_palette_mask(path: Path, ids: NDArray[np.integer[Any]]) -> None:
         image.save(temporary, format="PNG")
 
 
-def mask_export(folder: Path, images: LabelledImages, *, coloured: bool) -> FileWriter:
-    """The formats `png` and `palette` of `luss export`: `masks/<name>.png`.
+def _writer(folder: Path, images: LabelledImages, position: Mapping[str, Any] | None) -> FileWriter[Path]:
+    check_palette_ids(images.categories)
+    return mask_files(folder, images, write_palette_mask)
 
-    Args:
-        folder: Of the export.
-        images: What is exported.
-        coloured: Palette pictures instead of the ids of ImageNet-S.
 
-    Raises:
-        LussError: Palette pictures cannot hold all ids.
-    """
-    if coloured:
-        check_palette_ids(list(images.categories))
-    write = write_palette_mask if coloured else write_mask
-    names: dict[int, str] = {}
-
-    def remember(index: int) -> None:
-        names[index] = images.mask_name(index)
-
-    return FileWriter(lambda index, ids: write(folder / "masks" / names.pop(index), ids), check=remember)
+FORMAT = LabelFormat(_TEXT, _writer)
