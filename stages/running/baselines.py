@@ -21,7 +21,7 @@ from luss.benchmark.image import Map
 from luss.data.imagenet_s import read_mask
 from luss.data.manifest import Manifest
 from luss.data.names import MaskNames
-from luss.data.resized import cropped_batches, normalise
+from luss.data.resized import cropped_batches
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
 from luss.settings import RunSettings
