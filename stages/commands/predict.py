@@ -74,7 +74,7 @@ def main(options: argparse.Namespace) -> None:
     from luss.export.predictions import check_format, claim
     from luss.segmenter import Segmenter, find_model
     from stages.running.lock import run_lock
-    from stages.running.runner import stop_on_signals
+    from stages.running.signals import stop_on_signals
 
     console = Console()
     find_model(options.model)  # before the images are looked at, which may take long
@@ -155,8 +155,8 @@ def _segment(
 ) -> None:
     from luss.data.skipped import SkippedFiles
     from luss.export.predictions import PredictionFolder
-    from stages.base import PROGRESS
     from stages.running.console import ConsoleReporter
+    from stages.running.folder import PROGRESS
 
     skipped = SkippedFiles(options.out / "skipped.csv")
     console.print(f"listing the images of {options.images}", highlight=False, soft_wrap=True)

@@ -8,8 +8,8 @@ from luss.errors import LussError
 from luss.export.imagenet_s_zip import write_submission
 from luss.files import read_json
 from luss.settings import RunSettings, TrainSettings
-from stages.base import DONE
 from stages.exports.base import ExportRequest
+from stages.running.folder import DONE
 
 # Each stage that predicts masks, and the one that finds their matching; None where ids are categories already.
 _PREDICTING: dict[str, str | None] = {"predict": "evaluate", "semi_predict": None, "distance_matching": None}

@@ -13,11 +13,12 @@ from luss.export.labelled import LabelledImages, PredictedMasks, StoredLabels
 from luss.files import read_json
 from luss.labels.layers import Layer, cluster_names, current_layer
 from luss.labels.store import LabelStore
-from stages.base import DONE, stage_state
 from stages.exports.base import ExportRequest
-from stages.manifest import evaluated_manifests, train_manifest_of
-from stages.pipeline import STAGES
+from stages.parts.images import evaluated_manifests, train_manifest
+from stages.pipeline import MANIFEST, STAGES
+from stages.running.folder import DONE
 from stages.running.lock import run_lock
+from stages.running.state import States
 
 TRAIN = "train"
 _NEWS_SECONDS = 20.0
@@ -90,9 +91,9 @@ def labelled_images(request: ExportRequest, split: str) -> LabelledImages:
     if split == TRAIN:
         _record(request.folder, "pseudo_labels")
         store = LabelStore.open(request.folder / "pseudo_labels" / "labels")
-        return StoredLabels(store, train_manifest_of(request.folder).image_root)
+        return StoredLabels(store, train_manifest(request.folder).image_root)
     _record(request.folder, "predict")
-    manifests = evaluated_manifests(request.run, request.folder)
+    manifests = evaluated_manifests(States(request.run, request.folder).place(MANIFEST))
     if split not in manifests or split == TRAIN:
         predicted = [found for found in manifests if found != TRAIN]
         raise LussError(
@@ -128,7 +129,7 @@ def _card_facts(
         **{f"fingerprint of {name}": f"`{record['fingerprint']}`" for name, record in records.items()},
     }
     settings: Mapping[str, Mapping[str, Any]] = {name: record["settings"] for name, record in records.items()}
-    state = stage_state(STAGES[stage], request.run, request.folder, STAGES)
+    state = States(request.run, request.folder).of(STAGES[stage])
     stale = (f"these labels are of an earlier state of the run: {stage} is {state.kind} ({state.detail})",)
     common = {
         "title": f"{request.run.name}: {images.split}",
