@@ -1,9 +1,8 @@
 """Large-scale unsupervised semantic segmentation: from a folder of unlabelled images to pixel masks of discovered categories.
 
 The names below are what a notebook needs; each has an example in its docstring. They are imported when they are first used, so that
-`import luss` is instant.
+`import luss` is instant. The pipeline itself is `from stages.api import run, run_stage`: the library knows no stages.
 
-    run, run_stage           the pipeline, or one stage of it
     load_config              a run's settings from YAML and words
     Segmenter, Segmentation  a trained model: images in, label maps and confidence out
     PseudoLabels             images with their pseudo labels as a torch data set
@@ -17,7 +16,6 @@ The names below are what a notebook needs; each has an example in its docstring.
 """
 
 import importlib
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,25 +63,14 @@ _HOMES = {
     "palette": ("luss.labels.palette", "palette"),
 }
 
-# The library knows no stages; the package that has them announces these as entry points of this group (pyproject.toml).
-_PROVIDED = ("run", "run_stage")
-_GROUP = "luss.api"
-
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        module, attribute = _HOMES[name]
-        value = getattr(importlib.import_module(module), attribute)
-    elif name in _PROVIDED:
-        found = entry_points(group=_GROUP, name=name)
-        if not found:
-            raise AttributeError(f"no installed package provides luss.{name}: use `from stages.api import {name}`")
-        value = next(iter(found)).load()
-    else:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    module, attribute = _HOMES[name]
+    globals()[name] = getattr(importlib.import_module(module), attribute)
+    return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PROVIDED})
+    return sorted({*globals(), *__all__})

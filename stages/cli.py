@@ -20,8 +20,8 @@ from stages.commands import (
     status,
     submit,
 )
-from stages.commands.base import Command
-from stages.commands.stage import guarded
+from stages.commands.base import Command, parsed
+from stages.running.signals import guarded
 
 COMMANDS: dict[str, Command] = {
     "run": run,
@@ -65,27 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.arguments(parsers.add_parser(name, help=command.HELP, description=command.HELP))
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(_words_first(given, parsers.choices.get(given[0]) if given else None))
+    options = parsed(parser, parsers.choices, sys.argv[1:] if arguments is None else arguments)
     return guarded(lambda: COMMANDS[options.command].main(options))
-
-
-def _words_first(given: list[str], parser: argparse.ArgumentParser | None) -> list[str]:
-    """Moves options behind the positionals, which argparse wants together: `run C.yaml --dry-run pretrain.epochs=3` works too."""
-    words = [word for word in given[1:] if "=" in word and not word.startswith("-")]
-    if (
-        parser is None
-        or not words
-        or not any(action.dest == "config" and not action.option_strings for action in parser._actions)
-    ):
-        return given
-    takes_value = {name for action in parser._actions if action.nargs != 0 for name in action.option_strings}
-    others = [word for word in given[1:] if word not in words]
-    values = {place + 1 for place, word in enumerate(others) if word in takes_value}
-    config = next((i for i, word in enumerate(others) if not word.startswith("-") and i not in values), None)
-    if config is None:
-        return given
-    return [given[0], others[config], *words, *others[:config], *others[config + 1 :]]
 
 
 if __name__ == "__main__":

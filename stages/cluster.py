@@ -17,31 +17,36 @@ from luss.features.layout import descriptor_widths, reduce_descriptors
 from luss.features.store import FeatureStore
 from luss.files import read_json, replacing, write_json, write_text
 from luss.processes import Reduce, in_step
-from luss.settings import RunSettings
-from stages.base import CHECKPOINTS, Stage, StageContext
-from stages.commands.stage import stage_main
-from stages.manifest import EMBEDDED, data_layout, train_manifest
+from luss.settings import ClusterSettings, RunSettings
+from stages.base import CHECKPOINTS, AnyStage, BlockOf, Stage, StageContext
+from stages.extract_features import ExtractFeatures
+from stages.parts.images import EMBEDDED, data_layout, train_manifest
 
 _CHUNK = 65536
 
 
-class Cluster(Stage):
+class Cluster(Stage[ClusterSettings]):
     """Products: `centroids.npy` (C x L), `assignments.npy` (N, 0-based), `cluster.json`.
 
     Several processes (torchrun) each read the feature shards of their own share; centroids are the sums of all.
     """
 
-    name = "cluster"
-    version = 1
-    needs = ("manifest", "extract_features")
     seeded = True
     distributed = True
+    work = "threads"
+
+    def __init__(
+        self, name: str, block: BlockOf[ClusterSettings], manifest: AnyStage, features: ExtractFeatures
+    ) -> None:
+        """As `Stage`; `features` has left the vectors."""
+        super().__init__(name, block, manifest, features)
+        self.features = features
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Runs every restart that is missing and keeps the best one."""
-        settings = context.run.cluster
+        settings = self.block(context.run)
         reduce = Reduce(context.device)
-        vectors = FeatureStore.open(context.of("extract_features") / "features")
+        vectors = FeatureStore.open(context.of(self.features) / "features")
         share = vectors.share(reduce.rank, reduce.world_size)
         store = self.described(context, reduce) if settings.layout_dim else vectors
         result = self.clustered(context, Share(store, share), reduce)
@@ -53,11 +58,11 @@ class Cluster(Stage):
             return {}
         with replacing(context.folder / "centroids.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, centroids)
-        return write_figures(context, result, agreement(context.run, train_manifest(context), assignments))
+        return write_figures(context, result, agreement(context.run, train_manifest(context.run_folder), assignments))
 
     def clustered(self, context: StageContext, rows: Share, reduce: Reduce) -> KMeansResult:
         """k-means over the rows of all processes, continued from its checkpoint."""
-        settings = context.run.cluster
+        settings = self.block(context.run)
         total = settings.num_restarts * settings.num_iterations
         context.reporter.start("iteration", total, 0)
 
@@ -92,10 +97,10 @@ class Cluster(Stage):
 
     def described(self, context: StageContext, reduce: Reduce) -> FeatureStore:
         """The reduced layout descriptors."""
-        settings, extraction = context.run.cluster, context.run.extract_features
-        backbone = read_json(context.of("pretrain") / "backbone.json")
+        settings, extraction = self.block(context.run), self.features.block(context.run)
+        backbone = read_json(context.of(self.features.attention.start_from) / "backbone.json")
         return reduce_descriptors(
-            FeatureStore.open(context.of("extract_features") / "layout"),
+            FeatureStore.open(context.of(self.features) / "layout"),
             context.folder / "layout",
             channels=descriptor_widths(extraction.layout_stages, backbone["channels"]),
             weights=settings.layout_weights,
@@ -207,7 +212,3 @@ def agreement(run: RunSettings, manifest: Manifest, assignments: Any) -> dict[st
         "nmi": normalized_mutual_information(assignments, labels),
         "accuracy": clustering_accuracy(assignments, labels),
     }
-
-
-if __name__ == "__main__":
-    stage_main("cluster")

@@ -19,26 +19,30 @@ from luss.models.backbone import Backbone
 from luss.models.io import load_backbone
 from luss.models.pixel_attention import upsample_to
 from luss.predict import Predicted
-from luss.settings import RunSettings
+from luss.settings import DistanceMatchingSettings, RunSettings
 from luss.training.precision import Precision
-from stages.base import CHECKPOINTS, Stage, StageContext
-from stages.commands.stage import stage_main
-from stages.evaluate import count_splits, evaluate_splits, figures, write_metrics
-from stages.manifest import num_files
+from stages.base import CHECKPOINTS, AnyStage, BlockOf, Stage, StageContext
+from stages.parts.images import num_files
+from stages.parts.masks import write_splits
+from stages.parts.metrics import count_splits, evaluate_splits, figures, write_metrics
 from stages.parts.train_semi import semi_labels
-from stages.predict import write_splits
 
 
-class DistanceMatching(Stage):
+class DistanceMatching(Stage[DistanceMatchingSettings]):
     """Products: `bank.npz`, `masks/<split>/<name>.png` (ids are categories), and `metrics.json` in two forms.
 
     The numbers of the first form, "plain", compare ids as they are. Those of the second, `rematched`, are matched anew on the ground truth
     as the published script does.
     """
 
-    name = "distance_matching"
-    version = 1
-    needs = ("manifest", "pretrain")
+    work = "neighbours"
+
+    def __init__(
+        self, name: str, block: BlockOf[DistanceMatchingSettings], manifest: AnyStage, backbone: AnyStage
+    ) -> None:
+        """As `Stage`; the features are those of the network that `backbone` has left."""
+        super().__init__(name, block, manifest, backbone)
+        self.backbone = backbone
 
     def settings(self, run: RunSettings) -> dict[str, Any]:
         """Also which splits there are to segment."""
@@ -46,7 +50,8 @@ class DistanceMatching(Stage):
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Makes the bank, the masks that are missing, and the metrics; each continues what is on disk."""
-        features = _Features(context)
+        settings = self.block(context.run)
+        features = _Features(context, settings, context.of(self.backbone))
         masks = semi_labels(context)
         bank = _make_bank(context, features, masks)
         found = {"bank": len(bank), **_write_masks(context, features, bank, masks.num_classes)}
@@ -73,9 +78,9 @@ class DistanceMatching(Stage):
 class _Features:
     """The frozen backbone: feature maps of whole images, batch by batch."""
 
-    def __init__(self, context: StageContext) -> None:
-        self.context, self.settings = context, context.run.distance_matching
-        self.backbone: Backbone = load_backbone(context.of("pretrain")).to(context.device).eval()
+    def __init__(self, context: StageContext, settings: DistanceMatchingSettings, folder: Path) -> None:
+        self.context, self.settings = context, settings
+        self.backbone: Backbone = load_backbone(folder).to(context.device).eval()
         self.precision = Precision(self.settings.precision, context.device, warn=context.reporter.warn)
 
     @torch.no_grad()
@@ -103,7 +108,7 @@ def _make_bank(context: StageContext, features: _Features, masks: MaskLabels) ->
     path = context.folder / "bank.npz"
     if path.is_file():
         return Bank.load(path)
-    size = context.run.distance_matching.shard_size
+    size = features.settings.shard_size
     parts = {
         shard_rows(len(masks), size, shard): context.folder / CHECKPOINTS / f"bank-{size}-{shard:05d}.npz"
         for shard in range(num_shards(len(masks), size))
@@ -141,7 +146,7 @@ def _bank_part(context: StageContext, features: _Features, masks: MaskLabels, ro
 
 
 def _write_masks(context: StageContext, features: _Features, bank: Bank, num_classes: int) -> dict[str, Any]:
-    settings = context.run.distance_matching
+    settings = features.settings
     neighbours = Neighbours(bank.vectors, engine=settings.engine, device=str(context.device))
     ids = torch.from_numpy(bank.ids.astype(np.int64)).to(context.device)
 
@@ -159,8 +164,4 @@ def _write_masks(context: StageContext, features: _Features, bank: Bank, num_cla
                 width, height = manifest.size(index)
                 yield Predicted(index, resize_nearest(each, (height, width)))
 
-    return write_splits(context, segment)
-
-
-if __name__ == "__main__":
-    stage_main("distance_matching")
+    return write_splits(context, segment, settings.shard_size)

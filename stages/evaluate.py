@@ -1,149 +1,52 @@
 """Stage 8: matches clusters to categories and computes the metrics of ImageNet-S, where masks exist."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from luss.benchmark.counts import Counts
-from luss.benchmark.evaluator import count_folders
-from luss.benchmark.folders import png_names
-from luss.benchmark.metrics import MatchingChoice, Metrics, evaluate
-from luss.data.imagenet_s import Layout, category_ids
-from luss.errors import LussError
-from luss.files import write_json
-from luss.settings import RunSettings
-from stages.base import Stage, StageContext
-from stages.commands.stage import stage_main
-from stages.manifest import data_layout, num_classes
+from luss.settings import EvaluateSettings, SemiEvaluateSettings
+from stages.base import BlockOf, Stage, StageContext
+from stages.parts.images import data_layout, num_classes
+from stages.parts.metrics import count_splits, evaluate_splits, figures, write_metrics
+from stages.parts.train_semi import num_categories
+from stages.predict import Predict
+from stages.pseudo_labels import PseudoLabelsStage
 
 
-class Evaluate(Stage):
+class Evaluate(Stage[EvaluateSettings | SemiEvaluateSettings]):
     """Product: `metrics.json`; without masks an empty list of splits, and no numbers.
 
     The first evaluated split with masks finds the matching; it is applied to the others, as the benchmark does from validation to test.
+    Nothing is matched where predicted ids are categories already.
     """
 
-    name = "evaluate"
-    version = 1
-    needs = ("predict",)
-    # The stage whose masks are evaluated.
-    predicted_by: ClassVar[str] = "predict"
+    work = "counting"
 
-    def matching(self, run: RunSettings) -> str:
-        """How predicted ids become categories."""
-        return run.evaluate.matching
+    def __init__(
+        self, name: str, block: BlockOf[EvaluateSettings | SemiEvaluateSettings], masks: Predict, *, protocol: str
+    ) -> None:
+        """As `Stage`.
 
-    def num_classes(self, run: RunSettings, layout: Layout) -> int:
-        """The largest id in masks and predictions."""
-        return num_classes(run, layout)
-
-    def facts(self, run: RunSettings) -> dict[str, Any]:
-        """What a reader of the numbers must know."""
-        return {
-            "protocol": "unsupervised",
-            "used_labels_for_threshold": run.pseudo_labels.threshold == "validation",
-        }
+        Args:
+            name: See `Stage`.
+            block: See `Stage`; without `matching` ids are categories.
+            masks: Has predicted the ids.
+            protocol: Its name, for who reads the numbers.
+        """
+        super().__init__(name, block, masks)
+        self.masks, self.protocol = masks, protocol
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Counts every split once."""
         run, layout = context.run, data_layout(context.run.data)
-        counts = count_splits(
-            context,
-            context.of(self.predicted_by) / "masks",
-            num_classes=self.num_classes(run, layout),
-            workers=getattr(run, self.name).workers,
-        )
-        metrics = evaluate_splits(counts, self.matching(run))
-        write_metrics(context, metrics, self.facts(run))
+        settings, labels = self.block(run), self.masks.model.learn_from
+        facts: dict[str, Any] = {"protocol": self.protocol}
+        matching = settings.matching if isinstance(settings, EvaluateSettings) else "identity"
+        if isinstance(labels, PseudoLabelsStage):
+            largest = num_classes(labels.num_clusters(run), layout)
+            facts["used_labels_for_threshold"] = labels.block(run).threshold == "validation"
+        else:
+            # However many clusters the run has.
+            largest = num_categories(layout)
+        counts = count_splits(context, context.of(self.masks) / "masks", num_classes=largest, workers=settings.workers)
+        metrics = evaluate_splits(counts, matching)
+        write_metrics(context, metrics, facts)
         return figures(metrics)
-
-
-def count_splits(context: StageContext, predictions: Path, *, num_classes: int, workers: int) -> dict[str, Counts]:
-    """The counts of every evaluated split that has masks, in the order of `data.evaluate`.
-
-    Args:
-        context: Of the stage.
-        predictions: Folder of `<split>/<category>/<name>.png`.
-        num_classes: The largest id in masks and predictions.
-        workers: Processes.
-    """
-    layout = data_layout(context.run.data)
-
-    def progress(done: int, total: int) -> None:
-        context.stop.check()
-        context.reporter.advance(done)
-
-    found = {}
-    for split in context.run.data.evaluate:
-        if split in layout.masks:
-            pairs = _paired(context, split, predictions / split, layout.masks[split])
-            context.reporter.start("mask", len(pairs), 0)
-            found[split] = count_folders(
-                predictions / split,
-                layout.masks[split],
-                num_classes=num_classes,
-                workers=workers,
-                progress=progress,
-                only=pairs,
-            )
-    return found
-
-
-def _paired(context: StageContext, split: str, predictions: Path, masks: Path) -> set[str]:
-    """The images of a split that have both a mask and a prediction: an image that cannot be read has none, and is no reason to count nothing.
-
-    Raises:
-        LussError: More masks lack a prediction than images may be unreadable.
-    """
-    true = {name.removesuffix(".png") for name in png_names(masks, "masks")}
-    predicted = {name.removesuffix(".png") for name in png_names(predictions, "predictions")}
-    missing, surplus = sorted(true - predicted), predicted - true
-    share = context.run.data.max_skipped_share
-    if len(missing) > share * len(true):
-        raise LussError(
-            f"{len(missing)} of {len(true)} masks of {split} have no prediction, more than data.max_skipped_share={share:g} allows: "
-            f"the first is {missing[0]}, whose image is absent or unreadable"
-        )
-    if missing:
-        context.reporter.warn(
-            f"{len(missing)} of {len(true)} masks of {split} are left out: their images could not be read (the first: {missing[0]})"
-        )
-    if surplus:
-        context.reporter.warn(
-            f"{len(surplus)} images of {split} have no mask and are left out (the first: {min(surplus)})"
-        )
-    return true & predicted
-
-
-def evaluate_splits(counts: Mapping[str, Counts], matching: MatchingChoice) -> dict[str, Metrics]:
-    """The metrics of every split; a matching that is searched is found on the first one and applied to the others."""
-    found: dict[str, Metrics] = {}
-    for split, each in counts.items():
-        found[split] = evaluate(each, matching)
-        matching = found[split].matching
-    return found
-
-
-def write_metrics(context: StageContext, metrics: Mapping[str, Metrics], facts: Mapping[str, Any]) -> None:
-    """Writes `metrics.json`: the first split's numbers, those of all splits, and facts; says so where there is nothing to evaluate."""
-    splits = {split: each.to_json() for split, each in metrics.items()}
-    result: dict[str, Any] = {"splits": splits}
-    if splits:
-        categories = list(category_ids(data_layout(context.run.data).image_folder("train")))
-        result = {**next(iter(splits.values())), "splits": splits, **facts, "categories": categories}
-    else:
-        context.reporter.message("no masks were found: there is nothing to evaluate, the predictions are the result")
-    write_json(context.folder / "metrics.json", result)
-
-
-def figures(metrics: Mapping[str, Metrics]) -> dict[str, float]:
-    """The numbers of a stage's record: the main metrics of every split, in percent."""
-    return {
-        f"{split} {name}": float(getattr(each, name))
-        for split, each in metrics.items()
-        for name in ("miou", "image_accuracy", "f_measure")
-    }
-
-
-if __name__ == "__main__":
-    stage_main("evaluate")

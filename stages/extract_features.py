@@ -11,34 +11,32 @@ from luss.data.resized import ResizedBatch, cropped_batches
 from luss.features.layout import descriptor_widths
 from luss.features.store import FeatureWriter, shard_path
 from luss.files import read_json
-from luss.models.attended import AttendedBackbone, load_attended
-from luss.settings import RunSettings
+from luss.models.attended import AttendedBackbone
+from luss.settings import ExtractFeaturesSettings
 from luss.training.precision import Precision
-from stages.base import StageContext, fingerprint
-from stages.commands.stage import stage_main
-from stages.manifest import train_manifest_of
+from stages.base import AnyStage, BlockOf, StageContext, StagePlace
+from stages.parts.attended import attended
+from stages.parts.images import train_manifest
+from stages.pixel_attention import PixelAttentionStage
 from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan
-
-
-def attended(context: StageContext) -> AttendedBackbone:
-    """The network of stages 1 and 2 on the run's device."""
-    settings = context.run.pixel_attention
-    network = load_attended(
-        context.of("pretrain"),
-        context.of("pixel_attention"),
-        shared=settings.shared,
-        target_stride=settings.target_stride,
-    )
-    return network.to(context.device)
 
 
 class FeaturePlan(ShardPlan):
     """The shards of the stores `features` and, where it is asked for, `layout`."""
 
-    def __init__(self, run: RunSettings, run_folder: Path, folder: Path, identity: str) -> None:
-        """Cuts the training images; asks for no other stage than the manifest yet."""
-        self.settings, self.manifest = run.extract_features, train_manifest_of(run_folder)
-        self._run_folder, self._folder, self._identity = run_folder, folder, identity
+    def __init__(
+        self, place: StagePlace, folder: Path, settings: ExtractFeaturesSettings, attention: PixelAttentionStage
+    ) -> None:
+        """Cuts the training images; asks for no other stage than the manifest yet.
+
+        Args:
+            place: Of the stage.
+            folder: The stage's folder.
+            settings: The stage's own.
+            attention: The stage that the vectors are pooled with.
+        """
+        self.settings, self.manifest = settings, train_manifest(place.run_folder)
+        self._place, self._folder, self._attention = place, folder, attention
         size, count = self.settings.shard_size, len(self.manifest)
         super().__init__(
             [range(start, min(start + size, count)) for start in range(0, count, size)], ShardNotes(folder)
@@ -54,7 +52,7 @@ class FeaturePlan(ShardPlan):
                 dim,
                 self.settings.dtype,
                 self.settings.shard_size,
-                self._identity,
+                self._place.fingerprint,
             )
             for name, dim in self.dims.items()
         }
@@ -63,8 +61,10 @@ class FeaturePlan(ShardPlan):
     def dims(self) -> dict[str, int]:
         """Length of a vector of each store."""
         # As in `load_attended`: the published form of stage 2 has a backbone of its own.
-        own = self._run_folder / "pixel_attention" / "backbone.json"
-        channels = read_json(own if own.is_file() else self._run_folder / "pretrain" / "backbone.json")["channels"]
+        own, first = (
+            self._place.of(stage) / "backbone.json" for stage in (self._attention, self._attention.start_from)
+        )
+        channels = read_json(own if own.is_file() else first)["channels"]
         dims = {"features": int(channels[-1])}
         if self.settings.layout_stages:
             dims["layout"] = (
@@ -81,22 +81,25 @@ class FeaturePlan(ShardPlan):
         return [shard_path(writer.folder, shard) for writer in self.writers.values()]
 
 
-class ExtractFeatures(ShardedStage):
+class ExtractFeatures(ShardedStage[ExtractFeaturesSettings]):
     """Product: `features/`, rows in manifest order; images that cannot be read have a row of zeros."""
 
-    name = "extract_features"
-    version = 1
-    needs = ("manifest", "pretrain", "pixel_attention")
+    work = "array"
 
-    def plan(self, run: RunSettings, run_folder: Path) -> FeaturePlan:
-        """Ranges of `extract_features.shard_size` training images."""
-        from stages.pipeline import STAGES
+    def __init__(
+        self, name: str, block: BlockOf[ExtractFeaturesSettings], manifest: AnyStage, attention: PixelAttentionStage
+    ) -> None:
+        """As `Stage`; the vectors are those of the network that `attention` was learned over, pooled with it."""
+        super().__init__(name, block, manifest, attention.start_from, attention)
+        self.attention = attention
 
-        return FeaturePlan(run, run_folder, run_folder / self.name, fingerprint(self, run, STAGES))
+    def plan(self, place: StagePlace) -> FeaturePlan:
+        """Ranges of `shard_size` training images."""
+        return FeaturePlan(place, place.of(self), self.block(place.run), self.attention)
 
     def maker(self, context: StageContext, plan: FeaturePlan) -> Maker:
         """Loads the network once."""
-        network = attended(context)
+        network = attended(context, self.attention.start_from, self.attention)
         precision = Precision(plan.settings.precision, context.device, warn=context.reporter.warn)
 
         def make(shard: int) -> Iterator[Batch]:
@@ -105,13 +108,13 @@ class ExtractFeatures(ShardedStage):
             for batch in cropped_batches(
                 plan.manifest,
                 rows,
-                context.run.extract_features,
+                plan.settings,
                 max_pixels=context.run.data.max_pixels,
                 multiple=network.backbone.multiple,
             ):
                 if batch.indices:
                     places = np.array(batch.indices) - rows.start
-                    for name, vectors in _describe(context, network, precision, batch).items():
+                    for name, vectors in _describe(context, network, plan.settings, precision, batch).items():
                         arrays[name][places] = vectors
                 yield Batch.of(batch)
             for name, writer in plan.writers.items():
@@ -127,10 +130,13 @@ class ExtractFeatures(ShardedStage):
 
 
 def _describe(
-    context: StageContext, network: AttendedBackbone, precision: Precision, batch: ResizedBatch
+    context: StageContext,
+    network: AttendedBackbone,
+    settings: ExtractFeaturesSettings,
+    precision: Precision,
+    batch: ResizedBatch,
 ) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
     """(B, D) vectors of a batch for each store."""
-    settings = context.run.extract_features
     images = network.backbone.normalise(batch.images)
     with precision.autocast():
         found = {"features": network.vectors(images, pool=settings.pool)}
@@ -139,7 +145,3 @@ def _describe(
                 images, settings.layout_stages, settings.layout_grid, mirror=settings.layout_mirror
             )
     return {name: vectors.float().cpu().numpy() for name, vectors in found.items()}
-
-
-if __name__ == "__main__":
-    stage_main("extract_features")

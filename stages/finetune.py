@@ -1,91 +1,67 @@
-"""Stage 6: trains backbone and segmentation head on the pseudo labels."""
+"""Stage 6: trains backbone and segmentation head on labels."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Protocol
 
 from luss import processes
-from luss.labels.layers import current_layer
 from luss.labels.source import LabelSource
-from luss.labels.store import LabelStore
 from luss.models.io import load_backbone, save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
 from luss.tasks.segmentation import LabelledCrops, SegmentationTask
-from stages.base import Stage, StageContext, fingerprint
-from stages.commands.stage import stage_main
-from stages.manifest import train_manifest
+from stages.base import AnyStage, BlockOf, Stage, StageContext
 from stages.parts.training import train
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What a segmenter learns from.
+class Labels(Protocol):
+    """What a segmenter learns from: a stage that makes label maps, or masks that lie beside the images."""
 
-    Attributes:
-        image_root: The folder that the names of the source are relative to.
-        source: The labels.
-        num_classes: Ids are 0..num_classes.
-    """
+    # The label that counts in no loss.
+    ignored_id: int | None
 
-    image_root: Path
-    source: LabelSource
-    num_classes: int
+    def labels(self, context: StageContext) -> tuple[Path, LabelSource, int]:
+        """The folder that the names of the images are relative to, the labels, and the largest id."""
+        ...
+
+    def edits(self, run_folder: Path) -> tuple[str, str]:
+        """See `Stage.extra_identity`."""
+        ...
 
 
-class Finetune(Stage):
+class Finetune(Stage[FinetuneSettings]):
     """Products: `model.safetensors` and `config.json`: with them `luss predict` segments any folder."""
 
-    name = "finetune"
-    version = 1
-    needs: ClassVar[tuple[str, ...]] = ("manifest", "pretrain", "pseudo_labels")
     seeded = True
     distributed = True
-    # The stage that the network is made for.
-    predicted_by: ClassVar[str] = "predict"
-    # The label that counts in no loss.
-    ignored_id: ClassVar[int | None] = None
+    work = "trained"
+
+    def __init__(
+        self,
+        name: str,
+        block: BlockOf[FinetuneSettings],
+        manifest: AnyStage,
+        *,
+        start_from: AnyStage,
+        learn_from: Labels,
+    ) -> None:
+        """As `Stage`; starts from the backbone of `start_from`, and is told what is right by `learn_from`."""
+        made = [learn_from] if isinstance(learn_from, Stage) else []
+        super().__init__(name, block, manifest, start_from, *made)
+        self.start_from, self.learn_from = start_from, learn_from
 
     def extra_identity(self, run_folder: Path) -> tuple[str, str]:
-        """The edits of `luss labels`, where it learns from pseudo labels."""
-        if "pseudo_labels" not in self.needs:
-            return "", ""
-        layer = current_layer(run_folder / "pseudo_labels" / "labels")
-        what = f"layer {layer.number}" if layer.identity else "they are as stored again"
-        return layer.identity, f"the labels were edited: {what}"
-
-    def labels(self, context: StageContext) -> Labels:
-        """The pseudo labels."""
-        return Labels(
-            train_manifest(context).image_root,
-            LabelStore.open(context.of("pseudo_labels") / "labels"),
-            context.run.cluster.num_clusters,
-        )
+        """The edits of the labels."""
+        return self.learn_from.edits(run_folder)
 
     def run(self, context: StageContext) -> dict[str, Any]:
-        """Starts from the backbone of stage 1; the head is new."""
-        from stages.pipeline import STAGES
-
-        run = context.run
-        settings: FinetuneSettings = getattr(run, self.name)
-        backbone = load_backbone(context.of("pretrain"), output_stride=settings.output_stride)
-        labels = self.labels(context)
-        network = SegmentationNetwork(backbone, labels.num_classes)
-        dataset = LabelledCrops(
-            labels.image_root, labels.source, settings, seed=run.seed, max_pixels=run.data.max_pixels
-        )
-        task = SegmentationTask(network, ignored_id=self.ignored_id)
+        """Trains backbone and a new head from the newest checkpoint to the end."""
+        run, settings = context.run, self.block(context.run)
+        backbone = load_backbone(context.of(self.start_from), output_stride=settings.output_stride)
+        image_root, source, num_classes = self.learn_from.labels(context)
+        network = SegmentationNetwork(backbone, num_classes)
+        dataset = LabelledCrops(image_root, source, settings, seed=run.seed, max_pixels=run.data.max_pixels)
+        task = SegmentationTask(network, ignored_id=self.learn_from.ignored_id)
         steps = train(context, task, dataset, settings)
         if processes.rank() == 0:
-            save_segmenter(
-                context.folder,
-                network,
-                num_clusters=labels.num_classes,
-                short_side=getattr(run, self.predicted_by).short_side,
-                fingerprint=fingerprint(self, run, STAGES),
-            )
+            save_segmenter(context.folder, network, num_clusters=num_classes, fingerprint=context.fingerprint)
         return {"steps": steps}
-
-
-if __name__ == "__main__":
-    stage_main("finetune")

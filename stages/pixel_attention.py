@@ -6,28 +6,32 @@ from luss import processes
 from luss.data.views import ViewDataset
 from luss.methods.saved import load_heads
 from luss.models.io import load_backbone, save_backbone, save_tensors
-from luss.settings import ViewSettings, no_colours
+from luss.settings import PixelAttentionSettings, ViewSettings, no_colours
 from luss.tasks.attention import AttentionTask, attention_clustering
-from stages.base import Stage, StageContext
-from stages.commands.stage import stage_main
-from stages.manifest import train_manifest
+from stages.base import AnyStage, BlockOf, Stage, StageContext
+from stages.parts.images import train_manifest
 from stages.parts.training import train
 
 
-class PixelAttentionStage(Stage):
+class PixelAttentionStage(Stage[PixelAttentionSettings]):
     """Product: `attention.safetensors`; with `batch_norm: drifting` also the drifted backbone."""
 
-    name = "pixel_attention"
-    version = 2
-    needs = ("manifest", "pretrain")
     seeded = True
     distributed = True
+    work = "trained"
+
+    def __init__(
+        self, name: str, block: BlockOf[PixelAttentionSettings], manifest: AnyStage, start_from: AnyStage
+    ) -> None:
+        """As `Stage`; `start_from` has left a backbone and what its prototypes are."""
+        super().__init__(name, block, manifest, start_from)
+        self.start_from = start_from
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
-        run, settings = context.run, context.run.pixel_attention
-        backbone = load_backbone(context.of("pretrain"))
-        head = load_heads(context.of("pretrain"))
+        run, settings = context.run, self.block(context.run)
+        backbone = load_backbone(context.of(self.start_from))
+        head = load_heads(context.of(self.start_from))
         pretrained = None
         if head is None:
             context.reporter.message("pretraining left no prototypes: a clustering head trains beside the attention")
@@ -39,14 +43,11 @@ class PixelAttentionStage(Stage):
             # The teacher needs the border of the whole photograph, in its own colours.
             size = settings.views.size
             groups.append(ViewSettings(count=1, size=size, scale=(1.0, 1.0), flip=0.0, colours=no_colours()))
-        dataset = ViewDataset([train_manifest(context)], groups, seed=run.seed, max_pixels=run.data.max_pixels)
+        images = [train_manifest(context.run_folder)]
+        dataset = ViewDataset(images, groups, seed=run.seed, max_pixels=run.data.max_pixels)
         steps = train(context, task, dataset, settings)
         if processes.rank() == 0:
             save_tensors(context.folder / "attention.safetensors", task.attention.state_dict())
             if settings.batch_norm == "drifting":
                 save_backbone(context.folder, backbone, backbone.export())
         return {"steps": steps}
-
-
-if __name__ == "__main__":
-    stage_main("pixel_attention")

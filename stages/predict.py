@@ -1,106 +1,44 @@
 """Stage 7: masks for every evaluated split."""
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
-
-from luss.data.imagenet_s import read_mask
-from luss.data.images import read_image
 from luss.data.manifest import Manifest
-from luss.data.names import MaskNames
-from luss.data.resized import num_shards, shard_rows
-from luss.files import replacing
 from luss.models.io import load_segmenter
-from luss.predict import Predicted, predict_images, write_masks
-from luss.progress import StopFlag
-from luss.report.contact_sheet import cluster_sheet
+from luss.predict import Predicted, predict_images
 from luss.settings import PredictSettings, RunSettings
-from stages.base import StageContext, fingerprint
-from stages.commands.stage import stage_main
-from stages.manifest import evaluated_manifests
-from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, make_missing
-
-Segment = Callable[[Manifest, list[int]], Iterator[Predicted]]
-"""Gives the label maps of images of a manifest, in any order."""
+from stages.base import AnyStage, BlockOf, StageContext, StagePlace
+from stages.finetune import Finetune
+from stages.parts.masks import MaskPlan, join_masks, mask_maker
+from stages.sharded import Maker, ShardedStage
 
 
-class MaskPlan(ShardPlan):
-    """The masks of all evaluated splits, cut into ranges of images; no range holds images of two splits.
-
-    A mask is a file, so nothing of a shard shows that it is complete but the note that is written last.
-    """
-
-    def __init__(self, run: RunSettings, run_folder: Path, stage: str, *, stop: StopFlag | None = None) -> None:
-        """Cuts the images, which are listed here if they are not yet.
-
-        Args:
-            run: Settings; the block of the stage has `shard_size`.
-            run_folder: The run's folder.
-            stage: Whose masks.
-            stop: Ends the listing.
-        """
-        from stages.pipeline import STAGES
-
-        self.folder = run_folder / stage / "masks"
-        self.manifests = evaluated_manifests(run, run_folder, stop=stop)
-        self._fingerprint = fingerprint(STAGES[stage], run, STAGES)
-        self.splits: list[str] = []
-        ranges: list[range] = []
-        for split, manifest in self.manifests.items():
-            size, count = getattr(run, stage).shard_size, len(manifest)
-            own = [shard_rows(count, size, shard) for shard in range(num_shards(count, size))]
-            ranges += own
-            self.splits += [split] * len(own)
-        super().__init__(ranges, ShardNotes(run_folder / stage))
-
-    @cached_property
-    def names(self) -> dict[str, MaskNames]:
-        """The mask files of each split."""
-        return {split: MaskNames(manifest) for split, manifest in self.manifests.items()}
-
-    def identity(self, shard: int) -> dict[str, Any]:
-        """Split, images and fingerprint."""
-        return {"split": self.splits[shard], **super().identity(shard), "fingerprint": self._fingerprint}
-
-    def is_made(self, shard: int) -> bool:
-        """Whether the shard's note is there and means these images."""
-        note = self.notes.read_made(shard)
-        return all(note.get(key) == value for key, value in self.identity(shard).items())
-
-    def targets(self, shard: int) -> Iterable[Path]:
-        """A mask an image."""
-        split = self.splits[shard]
-        return (self.folder / split / self.names[split][index] for index in self.ranges[shard])
-
-
-class Predict(ShardedStage):
+class Predict(ShardedStage[PredictSettings]):
     """Products: `masks/<split>/<name>.png`, and a contact sheet `clusters-<split>.png`.
 
     Where no evaluated split exists, as in a plain folder of images, the training images themselves are segmented.
     """
 
-    name = "predict"
-    version = 1
-    needs = ("manifest", "finetune")
-    # The stage whose network segments.
-    model: ClassVar[str] = "finetune"
+    work = "array"
 
-    def settings(self, run: Any) -> dict[str, Any]:
+    def __init__(self, name: str, block: BlockOf[PredictSettings], manifest: AnyStage, model: Finetune) -> None:
+        """As `Stage`; the network of `model` segments."""
+        super().__init__(name, block, manifest, model)
+        self.model = model
+
+    def settings(self, run: RunSettings) -> dict[str, Any]:
         """Also which splits there are to predict."""
         return {**super().settings(run), "data.evaluate": list(run.data.evaluate)}
 
-    def plan(self, run: RunSettings, run_folder: Path) -> MaskPlan:
+    def plan(self, place: StagePlace) -> MaskPlan:
         """Ranges of `shard_size` images of each evaluated split."""
-        return MaskPlan(run, run_folder, self.name)
+        return MaskPlan(place, place.of(self), self.block(place.run).shard_size)
 
     def maker(self, context: StageContext, plan: MaskPlan) -> Maker:
         """Loads the network once."""
         network, _ = load_segmenter(context.of(self.model))
         network = network.to(context.device)
-        settings: PredictSettings = getattr(context.run, self.name)
+        settings = self.block(context.run)
 
         def segment(manifest: Manifest, indices: list[int]) -> Iterator[Predicted]:
             return predict_images(
@@ -118,66 +56,3 @@ class Predict(ShardedStage):
     def join(self, context: StageContext, plan: MaskPlan) -> dict[str, Any]:
         """Writes the contact sheets."""
         return join_masks(context, plan)
-
-
-def write_splits(context: StageContext, segment: Segment) -> dict[str, Any]:
-    """Writes the masks of every evaluated split that are missing, and a contact sheet a split.
-
-    For a stage that is not sharded, whose settings have `shard_size`: images after which a killed process continues.
-
-    Args:
-        context: Of the stage; masks go to `masks/<split>` in its folder.
-        segment: Gives the label maps of images of a manifest, in any order.
-
-    Returns:
-        The number of images of each split, and of those that could not be read.
-    """
-    plan = MaskPlan(context.run, context.run_folder, context.folder.name, stop=context.stop)
-    make_missing(context, plan, lambda: mask_maker(plan, segment))
-    absorb_lists(context, plan)
-    return join_masks(context, plan)
-
-
-def mask_maker(plan: MaskPlan, segment: Segment) -> Maker:
-    """Makes all masks of a shard anew, those included that a killed process has written: so batches, and with them bits, are the same."""
-
-    def make(shard: int) -> Iterator[Batch]:
-        split = plan.splits[shard]
-        predictions = segment(plan.manifests[split], list(plan.ranges[shard]))
-        for prediction in write_masks(predictions, plan.names[split], plan.folder / split):
-            yield Batch(1, () if prediction.unreadable is None else [prediction.unreadable])
-
-    return make
-
-
-def join_masks(context: StageContext, plan: MaskPlan) -> dict[str, Any]:
-    """Writes a contact sheet a split; returns the numbers of images."""
-    figures: dict[str, Any] = {}
-    for split, manifest in plan.manifests.items():
-        path = context.folder / f"clusters-{split}.png"
-        _write_sheet(manifest, plan.names[split], plan.folder / split, path)
-        figures[split] = len(manifest)
-    return figures
-
-
-def _write_sheet(manifest: Manifest, names: MaskNames, folder: Path, path: Path) -> None:
-    """A contact sheet of at most 2,000 images' masks, a row a cluster."""
-    step = max(1, len(manifest) // 2000)
-    shown = [i for i in range(0, len(manifest), step) if (folder / names[i]).is_file()]
-    dominant = np.zeros(len(shown), np.int64)
-    for place, index in enumerate(shown):
-        counts = np.bincount(read_mask(folder / names[index]).ravel())
-        counts[0] = 0
-        dominant[place] = counts.argmax()
-
-    def load(place: int) -> tuple[Any, Any]:
-        index = shown[place]
-        return read_image(manifest.path(index), min_side=64), read_mask(folder / names[index])
-
-    sheet = cluster_sheet(dominant, load, max_clusters=60)
-    with replacing(path) as temporary:
-        sheet.save(temporary, format="png")
-
-
-if __name__ == "__main__":
-    stage_main("predict")

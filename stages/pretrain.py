@@ -11,25 +11,23 @@ from luss.models.backbone import Backbone, start_residuals_at_one
 from luss.models.build import build_backbone
 from luss.models.io import save_backbone
 from luss.models.weights import initialise
-from luss.settings import BackboneSettings
+from luss.settings import BackboneSettings, PretrainSettings
 from stages.base import Stage, StageContext
-from stages.commands.stage import stage_main
-from stages.manifest import pretrain_manifests
+from stages.parts.images import pretrain_manifests
 from stages.parts.training import train
 
 
-class Pretrain(Stage):
+class Pretrain(Stage[PretrainSettings]):
     """Trains `pretrain.method`; products: `backbone.safetensors` (plain timm weights) and `method.safetensors` (its heads)."""
 
-    name = "pretrain"
     version = 3
-    needs = ("manifest",)
     seeded = True
     distributed = True
+    work = "trained"
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
-        settings, run = context.run.pretrain, context.run
+        settings, run = self.block(context.run), context.run
         given = Given(lambda: _first_backbone(context, settings.backbone), settings.images_a_pass)
         method = method_class(settings.method.name)(settings.method, given)
         dataset = ViewDataset(
@@ -43,9 +41,8 @@ class Pretrain(Stage):
         if processes.rank() == 0:
             # Prototypes that never trained would teach the attention nothing.
             save_heads(context.folder, method, method.prototypes() if steps else None)
-            save_backbone(
-                context.folder, method.exported(), method.exported().export(), method=settings.method.name, steps=steps
-            )
+            backbone = method.exported()
+            save_backbone(context.folder, backbone, backbone.export(), method=settings.method.name, steps=steps)
         return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters())}
 
 
@@ -60,7 +57,3 @@ def _first_backbone(context: StageContext, settings: BackboneSettings) -> Backbo
     for note in loaded.notes():
         context.reporter.message(note)
     return backbone
-
-
-if __name__ == "__main__":
-    stage_main("pretrain")

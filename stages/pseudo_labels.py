@@ -17,40 +17,46 @@ from luss.data.manifest import Manifest
 from luss.data.resized import ResizedBatch, num_shards, resized_batches, shard_rows
 from luss.errors import LussError
 from luss.files import replacing, write_json
+from luss.labels.layers import current_layer
+from luss.labels.source import LabelSource
 from luss.labels.store import LabelStore
 from luss.labels.threshold import auto_threshold, histogram
 from luss.labels.writer import LabelRecord, LabelWriter, shard_path
 from luss.models.attended import AttendedBackbone
 from luss.report.contact_sheet import cluster_sheet
-from luss.settings import RunSettings
+from luss.settings import PseudoLabelsSettings, RunSettings
 from luss.training.precision import Precision
-from stages.base import StageContext, fingerprint
-from stages.commands.stage import stage_main
-from stages.extract_features import attended
-from stages.manifest import data_layout, listed_split, num_classes, train_manifest_of
+from stages.base import AnyStage, BlockOf, StageContext, StagePlace
+from stages.cluster import Cluster
+from stages.parts.attended import attended
+from stages.parts.images import data_layout, listed_split, num_classes, train_manifest
+from stages.pixel_attention import PixelAttentionStage
 from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, make_missing
 
 
 class LabelPlan(ShardPlan):
     """The shards of one label-map store."""
 
-    def __init__(self, run: RunSettings, manifest: Manifest, folder: Path, notes: ShardNotes, identity: str) -> None:
+    def __init__(
+        self, manifest: Manifest, folder: Path, notes: ShardNotes, *, size: int, num_clusters: int, identity: str
+    ) -> None:
         """Cuts a split's images.
 
         Args:
-            run: Settings.
             manifest: The images.
             folder: Of the store.
             notes: Of the shards.
+            size: Images of a shard.
+            num_clusters: C.
             identity: The stage's fingerprint.
         """
-        self.manifest, size = manifest, run.pseudo_labels.shard_size
+        self.manifest = manifest
         ranges = [shard_rows(len(manifest), size, shard) for shard in range(num_shards(len(manifest), size))]
         super().__init__(ranges, notes)
         self.writer = LabelWriter(
             folder,
             [(rows.start, rows.stop) for rows in ranges],
-            num_clusters=run.cluster.num_clusters,
+            num_clusters=num_clusters,
             fingerprint=f"{identity}-{len(manifest)}",
         )
 
@@ -63,27 +69,59 @@ class LabelPlan(ShardPlan):
         return [shard_path(self.writer.folder, shard)]
 
 
-class PseudoLabelsStage(ShardedStage):
+class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
     """Products: `labels/` (shards and `labels.h5`), `threshold.json`, `clusters.png`."""
 
-    name = "pseudo_labels"
-    version = 1
-    needs = ("manifest", "pretrain", "pixel_attention", "cluster")
+    work = "array"
+    # Every pixel has a label that counts.
+    ignored_id: int | None = None
 
-    def plan(self, run: RunSettings, run_folder: Path) -> LabelPlan:
-        """Ranges of `pseudo_labels.shard_size` training images."""
-        return self._plan(run, run_folder, train_manifest_of(run_folder), "labels", "")
+    def __init__(
+        self,
+        name: str,
+        block: BlockOf[PseudoLabelsSettings],
+        manifest: AnyStage,
+        attention: PixelAttentionStage,
+        clusters: Cluster,
+    ) -> None:
+        """As `Stage`; the network and attention are those of `attention`, the categories those of `clusters`."""
+        super().__init__(name, block, manifest, attention.start_from, attention, clusters)
+        self.attention, self.clusters = attention, clusters
 
-    def _plan(self, run: RunSettings, run_folder: Path, manifest: Manifest, store: str, prefix: str) -> LabelPlan:
-        from stages.pipeline import STAGES
+    def num_clusters(self, run: RunSettings) -> int:
+        """C."""
+        return self.clusters.block(run).num_clusters
 
-        folder = run_folder / self.name
-        return LabelPlan(run, manifest, folder / store, ShardNotes(folder, prefix), fingerprint(self, run, STAGES))
+    def labels(self, context: StageContext) -> tuple[Path, LabelSource, int]:
+        """See `stages.finetune.Labels`."""
+        root = train_manifest(context.run_folder).image_root
+        return root, LabelStore.open(context.of(self) / "labels"), self.num_clusters(context.run)
+
+    def edits(self, run_folder: Path) -> tuple[str, str]:
+        """The edits of `luss labels`: see `stages.finetune.Labels`."""
+        layer = current_layer(run_folder / self.name / "labels")
+        what = f"layer {layer.number}" if layer.identity else "they are as stored again"
+        return layer.identity, f"the labels were edited: {what}"
+
+    def plan(self, place: StagePlace) -> LabelPlan:
+        """Ranges of `shard_size` training images."""
+        return self._plan(place, train_manifest(place.run_folder), "labels", "")
+
+    def _plan(self, place: StagePlace, manifest: Manifest, store: str, prefix: str) -> LabelPlan:
+        folder = place.of(self)
+        return LabelPlan(
+            manifest,
+            folder / store,
+            ShardNotes(folder, prefix),
+            size=self.block(place.run).shard_size,
+            num_clusters=self.num_clusters(place.run),
+            identity=place.fingerprint,
+        )
 
     def maker(self, context: StageContext, plan: LabelPlan) -> Maker:
         """Loads network, centroids and the training images' clusters once."""
-        path = context.of("cluster") / "assignments.npy"
-        return label_maker(context, plan, np.load(path, mmap_mode="r", allow_pickle=False))
+        path = context.of(self.clusters) / "assignments.npy"
+        return self._maker(context, plan, np.load(path, mmap_mode="r", allow_pickle=False))
 
     def join(self, context: StageContext, plan: LabelPlan) -> dict[str, Any]:
         """Chooses the threshold and joins the shards."""
@@ -106,9 +144,9 @@ class PseudoLabelsStage(ShardedStage):
 
     def choose_threshold(self, context: StageContext, store: LabelStore) -> dict[str, Any]:
         """The threshold, where it came from, and what it was chosen by."""
-        setting = context.run.pseudo_labels.threshold
+        setting = self.block(context.run).threshold
         if setting == "auto":
-            found = auto_threshold(histogram(store), context.run.pseudo_labels.threshold_method)
+            found = auto_threshold(histogram(store), self.block(context.run).threshold_method)
             return {
                 "threshold": float(found.value), "source": "auto", "used_labels": False, "method": found.method,
                 "separation": float(found.separation),
@@ -124,10 +162,9 @@ class PseudoLabelsStage(ShardedStage):
             raise LussError(
                 f"pseudo_labels.threshold=validation needs the masks {layout.root / 'validation-segmentation'}: use auto, which needs none"
             )
-        message = context.reporter.message
-        manifest = listed_split(context.run, context.run_folder, "validation", stop=context.stop, message=message)
-        plan = self._plan(context.run, context.run_folder, manifest, "validation-labels", "validation-")
-        make_missing(context, plan, lambda: label_maker(context, plan, None))
+        manifest = listed_split(context, "validation", message=context.reporter.message)
+        plan = self._plan(context, manifest, "validation-labels", "validation-")
+        make_missing(context, plan, lambda: self._maker(context, plan, None))
         absorb_lists(context, plan)
         store = LabelStore.open(plan.writer.finish(0.0, "given", False))
         context.reporter.message("searching the threshold with the validation masks: this uses ground truth")
@@ -141,68 +178,69 @@ class PseudoLabelsStage(ShardedStage):
                 wide = F.interpolate(attention[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
                 yield store.label_map(index, size, threshold=0.0), mask, wide.numpy()
 
-        metrics = evaluate_maps(items(), num_classes=num_classes(context.run, layout), thresholds=DEFAULT_THRESHOLDS)
+        largest = num_classes(self.num_clusters(context.run), layout)
+        metrics = evaluate_maps(items(), num_classes=largest, thresholds=DEFAULT_THRESHOLDS)
         return {
             "threshold": float(metrics.threshold or 0.0), "source": "validation", "used_labels": True, "validation_miou": metrics.miou,
         }  # fmt: skip
 
+    def _maker(self, context: StageContext, plan: LabelPlan, assignments: NDArray[np.integer[Any]] | None) -> Maker:
+        """Loads what labelling takes.
 
-def label_maker(context: StageContext, plan: LabelPlan, assignments: NDArray[np.integer[Any]] | None) -> Maker:
-    """Loads what labelling takes.
+        Args:
+            context: Of the stage.
+            plan: The shards.
+            assignments: (N,) cluster of each image, 0-based; None = the one nearest to its pooled vector.
+        """
+        settings = self.block(context.run)
+        network = attended(context, self.attention.start_from, self.attention)
+        centroids = np.load(context.of(self.clusters) / "centroids.npy", allow_pickle=False)
+        unit = F.normalize(torch.from_numpy(centroids), dim=1).to(context.device)
+        precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
 
-    Args:
-        context: Of the stage.
-        plan: The shards.
-        assignments: (N,) cluster of each image, 0-based; None = the one nearest to its pooled vector.
-    """
-    settings, network = context.run.pseudo_labels, attended(context)
-    centroids = np.load(context.of("cluster") / "centroids.npy", allow_pickle=False)
-    unit = F.normalize(torch.from_numpy(centroids), dim=1).to(context.device)
-    precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
+        def make(shard: int) -> Iterator[Batch]:
+            records: dict[int, LabelRecord] = {}
+            for batch in resized_batches(
+                plan.manifest,
+                plan.ranges[shard],
+                settings,
+                max_pixels=context.run.data.max_pixels,
+                multiple=network.backbone.multiple,
+            ):
+                if batch.indices:
+                    own = None
+                    if assignments is not None:
+                        own = torch.from_numpy(assignments[np.array(batch.indices)].astype(np.int64))
+                    with precision.autocast():
+                        found = self._label_batch(context, network, unit, batch, own)
+                    records.update((index, _record(plan.manifest, index, *maps)) for index, maps in found.items())
+                yield Batch.of(batch)
+            plan.writer.write_shard(shard, (records[index] for index in sorted(records)))
 
-    def make(shard: int) -> Iterator[Batch]:
-        records: dict[int, LabelRecord] = {}
-        for batch in resized_batches(
-            plan.manifest,
-            plan.ranges[shard],
-            settings,
-            max_pixels=context.run.data.max_pixels,
-            multiple=network.backbone.multiple,
-        ):
-            if batch.indices:
-                own = None
-                if assignments is not None:
-                    own = torch.from_numpy(assignments[np.array(batch.indices)].astype(np.int64))
-                with precision.autocast():
-                    found = _label_batch(context, network, unit, batch, own)
-                records.update((index, _record(plan.manifest, index, *maps)) for index, maps in found.items())
-            yield Batch.of(batch)
-        plan.writer.write_shard(shard, (records[index] for index in sorted(records)))
+        return make
 
-    return make
-
-
-def _label_batch(
-    context: StageContext,
-    network: AttendedBackbone,
-    centroids: torch.Tensor,
-    batch: ResizedBatch,
-    own: torch.Tensor | None,
-) -> dict[int, tuple[NDArray[np.uint16], NDArray[np.uint8]]]:
-    """Cluster ids 1..C and attention (0..255) of every image of a batch, by manifest index."""
-    settings = context.run.pseudo_labels
-    images = network.backbone.normalise(batch.images)
-    labels, attention = network.label(
-        images,
-        centroids,
-        image_clusters=None if own is None else own.to(context.device),
-        image_weight=settings.image_weight,
-        saliency=settings.saliency,
-        centre=context.run.pixel_attention.saliency.centre,
-    )
-    ids = labels.cpu().numpy().astype(np.uint16)
-    strength = np.rint(attention.float().cpu().numpy() * 255).astype(np.uint8)
-    return {index: (ids[place], strength[place]) for place, index in enumerate(batch.indices)}
+    def _label_batch(
+        self,
+        context: StageContext,
+        network: AttendedBackbone,
+        centroids: torch.Tensor,
+        batch: ResizedBatch,
+        own: torch.Tensor | None,
+    ) -> dict[int, tuple[NDArray[np.uint16], NDArray[np.uint8]]]:
+        """Cluster ids 1..C and attention (0..255) of every image of a batch, by manifest index."""
+        settings = self.block(context.run)
+        images = network.backbone.normalise(batch.images)
+        labels, attention = network.label(
+            images,
+            centroids,
+            image_clusters=None if own is None else own.to(context.device),
+            image_weight=settings.image_weight,
+            saliency=settings.saliency,
+            centre=self.attention.block(context.run).saliency.centre,
+        )
+        ids = labels.cpu().numpy().astype(np.uint16)
+        strength = np.rint(attention.float().cpu().numpy() * 255).astype(np.uint8)
+        return {index: (ids[place], strength[place]) for place, index in enumerate(batch.indices)}
 
 
 def _record(manifest: Manifest, index: int, ids: NDArray[np.uint16], strength: NDArray[np.uint8]) -> LabelRecord:
@@ -219,7 +257,3 @@ def _loader(manifest: Manifest, store: LabelStore) -> Any:
         return image, store.label_map(index, size)
 
     return load
-
-
-if __name__ == "__main__":
-    stage_main("pseudo_labels")

@@ -19,8 +19,7 @@ from luss.data.resized import ResizedBatch
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
 from luss.files import read_json, remove_leftovers, write_json
-from luss.settings import RunSettings
-from stages.base import SHARDS, Stage, StageContext, check_needs, stage_kind
+from stages.base import AnyStage, Block, BlockOf, Stage, StageContext, StagePlace
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,9 @@ class Batch:
         unreadable = [(path, reason) for _, path, reason in batch.unreadable]
         return cls(len(batch.indices) + len(unreadable), unreadable)
 
+
+# The folder of the notes, in the stage's own.
+SHARDS = "shards"
 
 Maker = Callable[[int], Iterator[Batch]]
 """Makes the shard of a number while it is iterated over; the shard is on disk at the end, and not before the last batch was taken."""
@@ -117,13 +119,18 @@ class ShardNotes:
             return {}
 
 
-class ShardedStage(Stage):
-    """A stage whose `run` makes the missing shards and joins them; `stages.running.runner.run_shards` makes some alone."""
+class ShardedStage(Stage[Block]):
+    """A stage whose `run` makes the missing shards and joins them; `stages.running.shard_work` makes some alone."""
 
     sharded: ClassVar[bool] = True
 
+    def __init__(self, name: str, block: BlockOf[Block], manifest: AnyStage, *needs: AnyStage) -> None:
+        """As `Stage`; the number of shards follows from what `manifest` has listed."""
+        super().__init__(name, block, manifest, *needs)
+        self.manifest = manifest
+
     @abstractmethod
-    def plan(self, run: RunSettings, run_folder: Path) -> ShardPlan:
+    def plan(self, place: StagePlace) -> ShardPlan:
         """The shards; the manifest is done, other needs may not be."""
 
     @abstractmethod
@@ -138,27 +145,9 @@ class ShardedStage(Stage):
             Figures as `run` does.
         """
 
-    def num_shards(self, run: RunSettings, run_folder: Path) -> int:
-        """See `Stage.num_shards`."""
-        from stages.pipeline import STAGES
-
-        check_needs(self.name, ["manifest"], run, run_folder, STAGES)
-        return len(self.plan(run, run_folder).ranges)
-
-    def missing_shards(self, run: RunSettings, run_folder: Path) -> list[int]:
-        """See `Stage.missing_shards`."""
-        from stages.pipeline import STAGES
-
-        kind = stage_kind(self, run, run_folder, STAGES)
-        if kind == "done":
-            return []
-        if kind == "partial":
-            return self.plan(run, run_folder).missing()
-        return list(range(self.num_shards(run, run_folder)))
-
     def run(self, context: StageContext) -> dict[str, Any]:
         """Makes the shards that are missing, and joins all."""
-        plan = self.plan(context.run, context.run_folder)
+        plan = self.plan(context)
         make_missing(context, plan, lambda: self.maker(context, plan))
         context.skipped.clear()
         absorb_lists(context, plan)

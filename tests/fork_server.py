@@ -12,7 +12,7 @@ from multiprocessing.forkserver import ensure_running
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["luss.compat", "faiss", "h5py", "scipy.optimize", "sklearn.metrics", "torch.utils.tensorboard", "luss.clustering.kmeans",
-     "luss.features.layout", "stages.cli", "stages.pipeline", "stages.running.runner", "stages.running.results"]
+     "luss.features.layout", "stages.cli", "stages.commands.stage", "stages.running.results"]
 )  # fmt: skip
 
 

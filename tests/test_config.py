@@ -13,9 +13,10 @@ from luss.settings import OptimizerSettings, PretrainSettings, RunSettings
 from luss.settings.fields import all_keys, changing_settings
 from luss.settings.run import Protocol
 from stages.base import fingerprint
-from stages.pipeline import ORDER, PROTOCOLS, STAGES
+from stages.pipeline import PROTOCOLS, STAGES
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+ORDER = [stage.name for stage in PROTOCOLS["unsupervised"].stages]
 SEMI = ("semi_finetune", "semi_predict", "semi_evaluate")
 MINIMAL = "name: trial\ndata: {root: photos}\n"
 
@@ -298,7 +299,7 @@ def test_where_and_how_fast_something_is_computed_changes_no_result() -> None:
 
 def identities(path: Path, *words: str) -> dict[str, str]:
     run = load_config(path, words)
-    return {name: fingerprint(stage, run, STAGES) for name, stage in STAGES.items()}
+    return {name: fingerprint(stage, run) for name, stage in STAGES.items()}
 
 
 @pytest.mark.parametrize(
@@ -362,11 +363,11 @@ def test_a_run_without_any_protocol_is_refused(minimal: Path) -> None:
 
 
 def test_every_protocol_that_can_be_named_has_stages_that_hold_all_that_they_need() -> None:
-    assert set(PROTOCOLS) == set(get_args(Protocol))
-    for names in PROTOCOLS.values():
-        for place, name in enumerate(names):
-            assert set(STAGES[name].needs) <= set(names[:place])
-    assert {name for names in PROTOCOLS.values() for name in names} == set(STAGES)
+    assert set(PROTOCOLS) == set(validation.PROTOCOLS)
+    for protocol in PROTOCOLS.values():
+        for place, stage in enumerate(protocol.stages):
+            assert set(stage.needs) <= set(protocol.stages[:place])
+    assert {stage.name for protocol in PROTOCOLS.values() for stage in protocol.stages} == set(STAGES)
 
 
 # Several layers, named blocks

@@ -1,8 +1,13 @@
 """What a command module holds, and the arguments that several commands share."""
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
+
+# Ends the help of every command that takes settings.
+KEY_VALUE = """key=value sets one setting and wins over the file: the key is its dotted name, block first; of two words for one key the later wins.
+`luss config CONFIG.yaml` lists every key with its value. Lists are written protocols=[distance_matching,semi_supervised]."""
 
 
 class Command(Protocol):
@@ -16,7 +21,7 @@ class Command(Protocol):
         ...
 
     def main(self, options: argparse.Namespace) -> None:
-        """Does the work; `stages.commands.stage.guarded` turns its errors into messages and exit codes.
+        """Does the work; `stages.running.signals.guarded` turns its errors into messages and exit codes.
 
         Raises:
             LussError: A mistake that the user can mend.
@@ -35,3 +40,28 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
 def run_argument(parser: argparse.ArgumentParser) -> None:
     """`RUN`, the folder of a run."""
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, such as outputs/demo")
+
+
+def parsed(
+    parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser], arguments: Sequence[str]
+) -> argparse.Namespace:
+    """Reads a command line; options may stand anywhere between the words of a command.
+
+    Args:
+        parser: Of all commands.
+        commands: The parser of each.
+        arguments: The command and its words.
+
+    Returns:
+        The options; `command` is the command.
+    """
+    if not arguments or arguments[0] not in commands:
+        # Help, or what is wrong.
+        return parser.parse_args(arguments)
+    # `parser` itself would take options only before or after all words.
+    command, found = commands[arguments[0]], argparse.Namespace(command=arguments[0])
+    try:
+        return command.parse_intermixed_args(arguments[1:], found)
+    except TypeError:
+        # It has commands of its own.
+        return command.parse_args(arguments[1:], found)

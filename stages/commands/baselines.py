@@ -80,11 +80,14 @@ def _checked_weights(weights: str | None) -> str | None:
 def _measure_simple(run: "RunSettings", names: list[str], console: Console) -> None:
     from luss.data.skipped import SkippedFiles
     from luss.device import resolve_device
-    from stages.base import PROGRESS, StageContext
+    from stages.base import StageContext
+    from stages.pipeline import MANIFEST
     from stages.running.baselines import FOLDER, measure_simple
     from stages.running.console import ConsoleReporter
+    from stages.running.folder import PROGRESS
     from stages.running.lock import run_lock
-    from stages.running.runner import stop_on_signals
+    from stages.running.signals import stop_on_signals
+    from stages.running.state import States
 
     if not names:
         return
@@ -92,7 +95,11 @@ def _measure_simple(run: "RunSettings", names: list[str], console: Console) -> N
     with run_lock(folder), stop_on_signals() as stop:
         reporter = ConsoleReporter(FOLDER, folder, console=console)
         skipped = SkippedFiles(folder / "skipped.csv")
-        context = StageContext(run, Path(run.output), folder, resolve_device(run.device), reporter, stop, skipped)
+        # No stage's own work: it reads what the manifest has listed.
+        place = States(run).place(MANIFEST, stop)
+        context = StageContext(
+            **vars(place), folder=folder, device=resolve_device(run.device), reporter=reporter, skipped=skipped
+        )
         try:
             measure_simple(context, names)
         finally:

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from luss.config import load_config
-from stages.commands.stage import KEY_VALUE
+from stages.commands.base import KEY_VALUE
 
 HELP = "the embedded data set through every stage, and an untrained network beside it"
 

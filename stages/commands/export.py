@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> None:
     """Writes one format."""
     from luss.export.formats import ExportRequest, LabelFormat
     from luss.segmenter import Segmenter
-    from stages.summary import settings_of_run
+    from stages.running.results import settings_of_run
 
     format, run, folder = load_format(options.format), settings_of_run(options.run), options.run
     if not folder.is_dir():
@@ -88,7 +88,7 @@ class _Labels:
         """Writes them with a data card, continuing where an earlier try stopped; returns a sentence for the screen."""
         from luss.export.card import write_card
         from luss.export.job import ExportFolder, export_images
-        from stages.lock import run_lock
+        from stages.running.lock import run_lock
 
         images, news = self.images, _News(console, self.name)
         folder = ExportFolder(out, self._identity(), images.num_clusters)
@@ -113,12 +113,14 @@ class _Labels:
         from luss.export.labelled import PredictedMasks, StoredLabels
         from luss.labels.layers import cluster_names
         from luss.labels.store import LabelStore
-        from stages.manifest import evaluated_manifests, train_manifest_of
+        from stages.parts.images import evaluated_manifests, train_manifest
+        from stages.pipeline import MANIFEST
+        from stages.running.state import States
 
         if self.split == TRAIN:
             store = LabelStore.open(self.folder / "pseudo_labels" / "labels")
-            return StoredLabels(store, train_manifest_of(self.folder).image_root)
-        manifests = evaluated_manifests(self.run, self.folder)
+            return StoredLabels(store, train_manifest(self.folder).image_root)
+        manifests = evaluated_manifests(States(self.run, self.folder).place(MANIFEST))
         if self.split not in manifests:
             splits = ", ".join([TRAIN, *(split for split in manifests if split != TRAIN)])
             raise LussError(
@@ -143,8 +145,9 @@ class _Labels:
     def _card_facts(self) -> "CardFacts":
         from luss.export.card import CardFacts
         from luss.export.labelled import StoredLabels
-        from stages.base import DONE, stage_state
-        from stages.registry import STAGES
+        from stages.pipeline import STAGES
+        from stages.running.folder import DONE
+        from stages.running.state import States
 
         before = list(STAGES)[: list(STAGES).index(self.stage) + 1]
         records = {name: _record(self.folder, name) for name in before if (self.folder / name / DONE).is_file()}
@@ -155,7 +158,7 @@ class _Labels:
             "exported": time.strftime("%Y-%m-%d"),
             **{f"fingerprint of {name}": f"`{record['fingerprint']}`" for name, record in records.items()},
         }
-        state = stage_state(STAGES[self.stage], self.run, self.folder, STAGES)
+        state = States(self.run, self.folder).of(STAGES[self.stage])
         stale = f"these labels are of an earlier state of the run: {self.stage} is {state.kind} ({state.detail})"
         facts = CardFacts(
             title=f"{self.run.name}: {self.split}",
@@ -181,7 +184,7 @@ class _Labels:
 def _record(folder: Path, stage: str) -> dict[str, Any]:
     """`DONE.json` of a stage."""
     from luss.files import read_json
-    from stages.base import DONE
+    from stages.running.folder import DONE
 
     if not (folder / stage / DONE).is_file():
         raise LussError(f"{stage} is not done in {folder}: run it first (luss run CONFIG.yaml --until {stage})")
@@ -222,7 +225,7 @@ def _submitted(folder: Path, split: str) -> "Submitted":
     """
     from luss.data.imagenet_s import SPLITS
     from luss.export.formats import Submitted
-    from stages.base import DONE
+    from stages.running.folder import DONE
 
     stage = next((stage for stage in _PREDICTING if (folder / stage / DONE).is_file()), None)
     if stage is None:
@@ -242,7 +245,7 @@ def _submitted(folder: Path, split: str) -> "Submitted":
 def _matching(folder: Path, stage: str) -> "Matching | None":
     """The matching found for these very masks; None where there was nothing to find."""
     from luss.files import read_json
-    from stages.base import DONE
+    from stages.running.folder import DONE
 
     evaluating = _PREDICTING[stage]
     if evaluating is None:

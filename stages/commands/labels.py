@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     """Writes a layer, or shows what there is."""
     from luss.labels.store import LabelStore
-    from stages.base import DONE
+    from stages.running.folder import DONE
     from stages.running.lock import run_lock
 
     folder = options.run / "pseudo_labels"

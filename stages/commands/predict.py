@@ -76,9 +76,9 @@ def main(options: argparse.Namespace) -> None:
     from luss.export.job import ExportFolder
     from luss.export.predicted import OVERLAYS, check_format
     from luss.segmenter import Segmenter, find_model
-    from stages.console import ConsoleReporter
-    from stages.lock import run_lock
-    from stages.runner import stop_on_signals
+    from stages.running.console import ConsoleReporter
+    from stages.running.lock import run_lock
+    from stages.running.signals import stop_on_signals
 
     console, out = Console(), options.out
     find_model(options.model)  # before the images are looked at, which may take long
@@ -224,7 +224,7 @@ def _segment(
     from luss.export.job import export_images
     from luss.export.predicted import make_writer, summary
     from luss.files import write_json
-    from stages.base import PROGRESS
+    from stages.running.folder import PROGRESS
 
     before, started = folder.tally.num_images, time.monotonic()
 

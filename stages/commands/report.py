@@ -81,7 +81,8 @@ def report_source(folder: Path) -> Any:
         LussError: The folder holds no run.
     """
     from luss.report.source import ReportSource
-    from stages.manifest import EMBEDDED, data_layout, num_classes
+    from stages.parts.images import EMBEDDED, data_layout, num_classes
+    from stages.pipeline import CLUSTERS
     from stages.running.results import settings_of_run
 
     if not folder.is_dir():
@@ -98,25 +99,23 @@ def report_source(folder: Path) -> Any:
         stages,
         metrics,
         masks={split: path for split, path in layout.masks.items() if split in run.data.evaluate},
-        num_classes=num_classes(run, layout),
+        num_classes=num_classes(CLUSTERS.block(run).num_clusters, layout),
         folders_are_categories=layout.images.get("train") != layout.root or run.data.root == EMBEDDED,
     )
 
 
 def _stage_rows(run: Any, folder: Path) -> dict[str, Any]:
     """The stages of the run's protocols, and those of others that have begun."""
-    from luss.files import read_json
     from luss.report.source import StageRow
-    from stages.base import DONE, stage_state
     from stages.pipeline import STAGES, stages_of
+    from stages.running.state import States
 
-    rows, own = {}, stages_of(run)
+    rows, own, states = {}, stages_of(run), States(run, folder)
     for name, stage in STAGES.items():
-        state = stage_state(stage, run, folder, STAGES)
+        state = states.of(stage)
         if name not in own and state.kind == "missing":
             continue
-        path = folder / name / DONE
-        record = read_json(path) if path.is_file() else {}
+        record = states.done(stage)
         rows[name] = StageRow(
             name,
             state.kind,

@@ -6,8 +6,7 @@ import sys
 from rich.console import Console
 
 from luss.config import load_config, to_yaml
-from stages.commands.base import config_arguments
-from stages.commands.stage import KEY_VALUE
+from stages.commands.base import KEY_VALUE, config_arguments
 
 HELP = "run every stage that is not done"
 
@@ -46,12 +45,13 @@ def main(options: argparse.Namespace) -> None:
     from stages.running.preflight import preflight
     from stages.running.results import print_results, status_table
     from stages.running.runner import run_stages, select
+    from stages.running.state import States
 
     console = Console()
     chosen = select(run, until=options.until, only=options.only, force=options.force)
     preflight(run, console)
     if options.dry_run:
-        console.print(status_table(run, {stage.name for stage in chosen}, force=options.force))
+        console.print(status_table(States(run), {stage.name for stage in chosen}, force=options.force))
         return
     run_stages(run, chosen, force=options.force, console=console)
     print_results([run], console)

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from luss.config import load_config
-from stages.commands.base import config_arguments
-from stages.commands.stage import KEY_VALUE
+from stages.commands.base import KEY_VALUE, config_arguments
+from stages.jobs.source import CHOICES
 
 HELP = "submit every stage that is neither done nor queued to SLURM"
 
@@ -49,8 +49,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", metavar="STAGE", help="make this stage anew although it is done; later ones follow")
     parser.add_argument(
         "--code",
-        choices=("snapshot", "refuse", "live"),
-        default="snapshot",
+        choices=CHOICES,
+        default=CHOICES[0],
         help="the source that jobs run: a copy of it made now; this one, refusing to start when it was edited; whatever is there then",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the sbatch file of every job; change nothing")
@@ -91,6 +91,6 @@ def main(options: argparse.Namespace) -> None:
 def _again(options: argparse.Namespace) -> str:
     """The command to submit the rest with; what was forced once is not forced again."""
     wanted: dict[str, Any] = {"cluster": options.cluster, **{wish: getattr(options, wish) for wish in _WISHES}}
-    wanted |= {"until": options.until, "code": options.code if options.code != "snapshot" else None}
+    wanted |= {"until": options.until, "code": options.code if options.code != CHOICES[0] else None}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value is not None]
     return shlex.join(["luss", "submit", str(options.config), *options.words, *flags])

@@ -32,12 +32,15 @@ from luss.errors import LussError
 from luss.files import write_text
 from luss.progress import Interrupted
 from luss.settings import RunSettings
-from stages.commands.stage import guarded
 from stages.jobs.plan import Step, Submission
 from stages.jobs.queue import has_slurm, is_preempted
 from stages.jobs.records import Job, job_name, jobs_folder
 from stages.jobs.resources import Resources
 from stages.jobs.source import CodeChoice, check_source, package_folders, snapshot, source_hash
+from stages.pipeline import STAGES
+from stages.running.runner import run_stages
+from stages.running.shard_work import run_shards
+from stages.running.signals import guarded
 
 Cluster = Literal["slurm", "local", "debug"]
 # A job may run into its time limit any number of times.
@@ -71,9 +74,6 @@ class StageJob:
         return submitit.helpers.DelayedSubmission(self)
 
     def _work(self, requeue: Any) -> None:
-        from stages.pipeline import STAGES
-        from stages.running.runner import run_shards, run_stages
-
         check_source(self.source)
         run = load_config(Path(self.config))
         try:

@@ -8,17 +8,16 @@ from typing import Any
 
 from luss.errors import LussError
 from luss.settings import RunSettings
-from stages.base import Stage, StageFolder, StageState, fingerprint, stage_state
+from stages.base import AnyStage
 from stages.jobs.queue import QueueView, TaskState, cancel_tasks, unrecorded, view_queue
 from stages.jobs.records import Job, Kind, StageJobs, spread, write_jobs
 from stages.jobs.resources import Resources, on_this_machine, resources_of
-from stages.pipeline import STAGES
+from stages.pipeline import MANIFEST, STAGES
+from stages.running.folder import StageFolder
 from stages.running.lock import run_lock, stage_lock, submission_lock
 from stages.running.preflight import check_processes
 from stages.running.runner import run_stages, select
-
-# Listed in the submitting process: how many tasks an array has follows from it.
-_FIRST = "manifest"
+from stages.running.state import StageState, States
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Step:
         after: Jobs that must have succeeded before.
     """
 
-    stage: Stage
+    stage: AnyStage
     kind: Kind | None
     resources: Resources
     run: RunSettings
@@ -45,11 +44,11 @@ class Step:
 
     def is_made(self) -> bool:
         """Whether its result is on disk."""
-        folder = Path(self.run.output)
+        states = States(self.run)
         if self.kind == "shards":
-            missing = set(self.stage.missing_shards(self.run, folder))
+            missing = set(states.missing_shards(self.stage))
             return not any(missing & set(shards) for shards in self.tasks)
-        return stage_state(self.stage, self.run, folder, STAGES).kind == "done"
+        return states.of(self.stage).kind == "done"
 
 
 class Submission:
@@ -95,7 +94,7 @@ class Submission:
         check_processes(run, {name: self.resources[name].num_tasks for name in trained})
 
     def _look(self) -> None:
-        self.queue = view_queue(self.folder, list(STAGES))
+        self.queue, states = view_queue(self.folder, list(STAGES)), States(self.run)
         for name, record in self.queue.records.items():
             alive = self.queue.alive(name)
             if not alive:
@@ -104,7 +103,7 @@ class Submission:
                 raise LussError(
                     f"{name} is being made by job {', '.join(alive[:3])}: wait for it, or `luss cancel {self.folder}`"
                 )
-            if name == self.force or record.fingerprint != fingerprint(STAGES[name], self.run, STAGES):
+            if name == self.force or record.fingerprint != states.fingerprint(STAGES[name]):
                 why = "to be run anew" if name == self.force else "now set otherwise"
                 raise LussError(
                     f"{name} is {why}, but its job {', '.join(alive[:3])} is still queued or running: `luss cancel {self.folder}` "
@@ -127,14 +126,15 @@ class Submission:
                     f"job {', '.join(lost)} belongs to {self.folder}, but its submission was broken off: "
                     f"`luss cancel {self.folder}`, then submit again"
                 )
-            if self.state(STAGES[_FIRST]).kind != "done" or self.force == _FIRST:
-                run_stages(self.run, [STAGES[_FIRST]], force=self.force)
-                self.fresh |= {_FIRST} if self.force == _FIRST else set()
+            if self.state(MANIFEST).kind != "done" or self.force == MANIFEST.name:
+                # In this process: how many tasks an array has follows from it.
+                run_stages(self.run, [MANIFEST], force=self.force)
+                self.fresh |= {MANIFEST.name} if self.force == MANIFEST.name else set()
             yield
 
-    def state(self, stage: Stage) -> StageState:
+    def state(self, stage: AnyStage) -> StageState:
         """Of a stage, on disk."""
-        return stage_state(stage, self.run, self.folder, STAGES)
+        return States(self.run).of(stage)
 
     def steps(self, *, dry: bool = False) -> Iterator[Step]:
         """What to submit, one after the other: `note` must be told of each before the next is asked for.
@@ -143,11 +143,11 @@ class Submission:
             dry: Move no old results aside, and guess where the number of images is not known yet.
         """
         for stage in self.stages:
-            if stage.name == _FIRST:
+            if stage is MANIFEST:
                 yield self._none(stage, "done" if self.state(stage).kind == "done" else "is listed at submission")
                 continue
             state, alive = self.state(stage), self.queue.alive(stage.name)
-            again = stage.name == self.force or not self.fresh.isdisjoint(stage.needs)
+            again = stage.name == self.force or not self.fresh.isdisjoint(need.name for need in stage.needs)
             if state.kind == "done" and not again:
                 yield self._none(stage, "done")
                 continue
@@ -157,7 +157,7 @@ class Submission:
             alive = [] if again else alive
             if not dry:
                 self._set_aside(stage, state, again)
-            after = [job for need in stage.needs for job in self.makers.get(need, [])]
+            after = [job for need in stage.needs for job in self.makers.get(need.name, [])]
             if stage.sharded and self.split:
                 yield from self._pieces(stage, state, again, alive, after, dry=dry)
             elif alive:
@@ -170,11 +170,11 @@ class Submission:
         cancel_tasks(tasks)
         self.queue.states.update({task: TaskState("cancelled") for task in tasks})
 
-    def _none(self, stage: Stage, reason: str) -> Step:
+    def _none(self, stage: AnyStage, reason: str) -> Step:
         return Step(stage, None, self.resources[stage.name], self.run, reason)
 
     def _pieces(
-        self, stage: Stage, state: StageState, again: bool, alive: list[str], after: list[str], *, dry: bool
+        self, stage: AnyStage, state: StageState, again: bool, alive: list[str], after: list[str], *, dry: bool
     ) -> Iterator[Step]:
         """The pieces that nobody is at, and the join after all."""
         jobs = self.queue.records[stage.name].jobs if alive else []
@@ -200,14 +200,14 @@ class Submission:
             yield Step(stage, "shards", self.resources[stage.name], self.run, tasks=tasks, after=after)
         yield Step(stage, "join", self.resources[stage.name], self.run, after=self.makers[stage.name] or after)
 
-    def _missing(self, stage: Stage, state: StageState, again: bool, *, dry: bool) -> list[int]:
-        if dry and self.state(STAGES[_FIRST]).kind != "done":
+    def _missing(self, stage: AnyStage, state: StageState, again: bool, *, dry: bool) -> list[int]:
+        if dry and self.state(MANIFEST).kind != "done":
             return [0]
         if state.kind == "partial" and not again:
-            return stage.missing_shards(self.run, self.folder)
-        return list(range(stage.num_shards(self.run, self.folder)))
+            return States(self.run).missing_shards(stage)
+        return list(range(States(self.run).num_shards(stage)))
 
-    def _set_aside(self, stage: Stage, state: StageState, again: bool) -> None:
+    def _set_aside(self, stage: AnyStage, state: StageState, again: bool) -> None:
         """Moves old results aside now, where the job could not: a job that starts many times must not begin anew each time.
 
         Raises:
@@ -218,7 +218,7 @@ class Submission:
         if forced or old:
             lock = stage_lock(self.folder, stage.name) if stage.sharded else run_lock(self.folder)
             with lock:
-                StageFolder(stage, self.run, self.folder, STAGES).set_aside()
+                StageFolder(stage, self.run, self.folder, States(self.run).fingerprint(stage)).set_aside()
 
     def note(self, step: Step, jobs: list[Job], *, dry: bool = False) -> None:
         """Keeps the jobs of a step, on disk too, for the steps and submissions after it."""
@@ -230,7 +230,7 @@ class Submission:
         record = self.queue.records.get(name)
         alive = self.queue.alive(name)
         old = [job for job in record.jobs if any(task in alive for task in job.task_ids())] if record else []
-        now = StageJobs(name, fingerprint(step.stage, self.run, STAGES), self.command, [*old, *jobs])
+        now = StageJobs(name, States(self.run).fingerprint(step.stage), self.command, [*old, *jobs])
         write_jobs(self.folder, now)
         self.queue.records[name] = now
         self.queue.states.update({task: TaskState("pending") for job in jobs for task in job.task_ids()})

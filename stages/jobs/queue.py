@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 
 from luss.errors import LussError
-from stages.base import StageState
 from stages.jobs.records import Job, StageJobs, all_jobs, job_name
+from stages.running.state import StageState
 
 _TIMEOUT_SECONDS = 60
 # SLURM's words, as long as they differ from ours.

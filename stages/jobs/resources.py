@@ -8,30 +8,23 @@ from typing import Any
 
 from luss.errors import LussError
 from luss.settings import ResourceSettings, RunSettings
-from stages.base import Stage
+from stages.base import AnyStage, Work
 
 _COMMON: dict[str, Any] = {
     "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 4, "mem_gb": 16.0, "timeout_min": 240,
     "array_parallelism": 64, "array_max": 1000, "signal_delay_s": 120,
     "setup": [], "partition": "", "account": "", "qos": "", "constraint": "",
 }  # fmt: skip
-# One process a GPU, loader workers beside each; memory is a node's.
-_TRAINED = {"gpus_per_node": 8, "cpus_per_task": 10, "mem_gb": 160.0, "timeout_min": 1440}
 _ARRAY = {"gpus_per_node": 1, "cpus_per_task": 10, "mem_gb": 32.0, "timeout_min": 240}
-_FITTING: dict[str, dict[str, Any]] = {
-    "pretrain": _TRAINED,
-    "pixel_attention": _TRAINED,
-    "finetune": _TRAINED,
-    "semi_finetune": _TRAINED,
-    "extract_features": _ARRAY,
-    "pseudo_labels": _ARRAY,
-    "predict": _ARRAY,
-    "semi_predict": _ARRAY,
+_FITTING: dict[Work, dict[str, Any]] = {
+    "light": {},
+    # One process a GPU, loader workers beside each; memory is a node's.
+    "trained": {"gpus_per_node": 8, "cpus_per_task": 10, "mem_gb": 160.0, "timeout_min": 1440},
+    "array": _ARRAY,
     # k-means on CPUs: threads of one process, all rows of a restart near the processor.
-    "cluster": {"cpus_per_task": 32, "mem_gb": 128.0, "timeout_min": 1440},
-    "distance_matching": {**_ARRAY, "mem_gb": 64.0, "timeout_min": 1440},
-    "evaluate": {"cpus_per_task": 16, "mem_gb": 32.0},
-    "semi_evaluate": {"cpus_per_task": 16, "mem_gb": 32.0},
+    "threads": {"cpus_per_task": 32, "mem_gb": 128.0, "timeout_min": 1440},
+    "neighbours": {**_ARRAY, "mem_gb": 64.0, "timeout_min": 1440},
+    "counting": {"cpus_per_task": 16, "mem_gb": 32.0},
 }
 # Of these, only a stage that trains takes what is said for all stages: a second node would idle in any other job.
 _SHAPE = ("nodes", "gpus_per_node", "tasks_per_node")
@@ -92,7 +85,7 @@ class Resources:
         )
 
 
-def resources_of(run: RunSettings, stage: Stage, words: Mapping[str, Any]) -> Resources:
+def resources_of(run: RunSettings, stage: AnyStage, words: Mapping[str, Any]) -> Resources:
     """The resources of a stage's job.
 
     Args:
@@ -104,11 +97,11 @@ def resources_of(run: RunSettings, stage: Stage, words: Mapping[str, Any]) -> Re
         LussError: A value that cannot be.
     """
     own, default = (run.resources.get(name) or ResourceSettings() for name in (stage.name, "default"))
-    trained = stage.distributed and stage.name != "cluster"
+    trained = stage.work == "trained"
     found: dict[str, Any] = {}
     for entry in dataclasses.fields(ResourceSettings):
         name = entry.name
-        fitting = {**_COMMON, **_FITTING.get(stage.name, {})}[name]
+        fitting = {**_COMMON, **_FITTING[stage.work]}[name]
         general = [words.get(name), getattr(own, name), getattr(default, name)]
         if name in _SHAPE and not trained:
             # The word for fewer GPUs holds for everybody: --gpus-per-node 0 means a cluster without them.

@@ -6,14 +6,16 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import luss
 import stages
 from luss.errors import LussError
 
 CodeChoice = Literal["snapshot", "refuse", "live"]
-CHOICES: tuple[CodeChoice, ...] = ("snapshot", "refuse", "live")
+CHOICES: tuple[CodeChoice, ...] = get_args(CodeChoice)
+"""The first is the usual one."""
+
 _PACKAGES = {"luss": luss, "stages": stages}
 
 

@@ -1,13 +1,15 @@
 """The split train-semi, the only one whose masks a method may learn from, as the protocols with labels use it."""
 
+from pathlib import Path
+
 from luss import processes
 from luss.data.imagenet_s import IGNORE, MASK_FOLDER_SUFFIX, Layout, category_ids, mask_path
-from luss.data.manifest import find_images
+from luss.data.manifest import Manifest, find_images
 from luss.errors import LussError
-from luss.labels.source import MaskLabels
+from luss.labels.source import LabelSource, MaskLabels
 from luss.settings import RunSettings
 from stages.base import StageContext
-from stages.manifest import EMBEDDED, data_layout, list_images
+from stages.parts.images import EMBEDDED, data_layout, list_images
 
 SPLIT = "train-semi"
 
@@ -73,8 +75,27 @@ def semi_labels(context: StageContext) -> MaskLabels:
     check_train_semi(context.run)
     layout = data_layout(context.run.data)
     if processes.rank() == 0:
-        list_images(context, layout.image_folder(SPLIT), SPLIT)
+        _listed(context, layout)
     processes.barrier()
     # Listed by now: every process opens the same files.
-    manifest = list_images(context, layout.image_folder(SPLIT), SPLIT)
-    return MaskLabels(manifest, layout, SPLIT, num_classes=num_categories(layout))
+    return MaskLabels(_listed(context, layout), layout, SPLIT, num_classes=num_categories(layout))
+
+
+def _listed(context: StageContext, layout: Layout) -> Manifest:
+    folder, message = context.folder / "manifest", context.reporter.message
+    return list_images(context, layout.image_folder(SPLIT), folder, SPLIT, context.skipped, message)
+
+
+class TrainSemi:
+    """The masks of train-semi as what a segmenter learns from: ids are categories; pixels of id 1000 are left out of the loss."""
+
+    ignored_id: int | None = IGNORE
+
+    def labels(self, context: StageContext) -> tuple[Path, LabelSource, int]:
+        """See `stages.finetune.Labels`."""
+        masks = semi_labels(context)
+        return masks.manifest.image_root, masks, masks.num_classes
+
+    def edits(self, run_folder: Path) -> tuple[str, str]:
+        """None: masks are not edited."""
+        return "", ""

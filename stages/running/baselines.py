@@ -26,11 +26,13 @@ from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
 from luss.settings import RunSettings
 from luss.training.precision import Precision
-from stages.base import DONE, StageContext, check_needs, stage_state
-from stages.evaluate import evaluate_splits
-from stages.extract_features import attended
-from stages.manifest import data_layout, listed_split, num_classes
-from stages.pipeline import STAGES
+from stages.base import AnyStage, StageContext
+from stages.parts.attended import attended
+from stages.parts.images import data_layout, listed_split, num_classes
+from stages.parts.metrics import evaluate_splits
+from stages.pipeline import ATTENTION, CLUSTERS, EVALUATE, FEATURES, MANIFEST, PRETRAIN
+from stages.running.folder import read_done
+from stages.running.state import States
 
 FOLDER = "baselines"
 UNTRAINED, WEIGHTS = "untrained", "weights"
@@ -74,11 +76,12 @@ def measure_simple(context: StageContext, names: Sequence[str]) -> None:
     names = [name for name in names if not _is_current(run, name, _entries(context.folder).get(name))]
     if not names:
         return
-    check_needs(FOLDER, _needs(names), run, context.run_folder, STAGES)
+    States(run).check(FOLDER, _needs(names))
     counts: dict[str, dict[str, Counts]] = {name: {} for name in names}
     for split in evaluated_splits(run):
         items = _items(context, split, with_clusters=any(name in NEED_CLUSTERS for name in names))
-        for name, found in count_baselines(items, names, num_classes=num_classes(run, data_layout(run.data))).items():
+        largest = num_classes(CLUSTERS.block(run).num_clusters, data_layout(run.data))
+        for name, found in count_baselines(items, names, num_classes=largest).items():
             counts[name][split] = found
     for name in names:
         metrics = evaluate_splits(counts[name], "identity" if name == ORACLE_BOX else run.evaluate.matching)
@@ -122,7 +125,7 @@ def baseline_rows(run: RunSettings) -> Iterator[tuple[str, str, dict[str, Any]]]
 def _items(context: StageContext, split: str, *, with_clusters: bool) -> Iterator[tuple[str, Map, int]]:
     """Mask and cluster of every image of a split."""
     masks = data_layout(context.run.data).masks[split]
-    manifest = listed_split(context.run, context.run_folder, split, stop=context.stop, message=context.reporter.message)
+    manifest = listed_split(context, split, message=context.reporter.message)
     clusters = _image_clusters(context, manifest, split) if with_clusters else np.zeros(len(manifest), np.int32)
     names = MaskNames(manifest)
     context.reporter.start("mask", len(manifest), 0)
@@ -138,11 +141,11 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
     The vectors are those of stage extract_features. A run that clusters layout descriptors has as centroids the mean vectors of
     its clusters, and an image's cluster is then an estimate.
     """
-    path = context.folder / f"clusters-{split}-{_identity(context.run_folder, 'cluster')}.npy"
+    path = context.folder / f"clusters-{split}-{_identity(context.run_folder, CLUSTERS)}.npy"
     if path.is_file():
         return np.asarray(np.load(path, allow_pickle=False), np.int32)
-    settings, network = context.run.extract_features, attended(context)
-    centroids = torch.from_numpy(np.load(context.of("cluster") / "centroids.npy", allow_pickle=False))
+    settings, network = FEATURES.block(context.run), attended(context, PRETRAIN, ATTENTION)
+    centroids = torch.from_numpy(np.load(context.of(CLUSTERS) / "centroids.npy", allow_pickle=False))
     centroids = F.normalize(centroids.float(), dim=1).to(context.device)
     precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
     clusters = np.zeros(len(manifest), np.int32)
@@ -170,14 +173,14 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
     return clusters
 
 
-def _needs(names: Sequence[str]) -> tuple[str, ...]:
-    clustered = ("pretrain", "pixel_attention", "cluster") if any(name in NEED_CLUSTERS for name in names) else ()
-    return ("manifest", *clustered)
+def _needs(names: Sequence[str]) -> tuple[AnyStage, ...]:
+    clustered = (PRETRAIN, ATTENTION, CLUSTERS) if any(name in NEED_CLUSTERS for name in names) else ()
+    return (MANIFEST, *clustered)
 
 
 def _inputs(run: RunSettings, name: str) -> dict[str, Any]:
     """What a simple baseline is made from: when it differs, the numbers are those of something else."""
-    needs = {need: _identity(Path(run.output), need) for need in _needs([name])}
+    needs = {need.name: _identity(Path(run.output), need) for need in _needs([name])}
     return {"version": _VERSION, "splits": evaluated_splits(run), "matching": run.evaluate.matching, **needs}
 
 
@@ -188,13 +191,16 @@ def _is_current(run: RunSettings, name: str, entry: dict[str, Any] | None) -> bo
         if name in TITLES:
             return bool(entry["inputs"] == _inputs(run, name))
         other = sub_run(run, name, entry["inputs"]["weights"])
-        return stage_state(STAGES["evaluate"], other, Path(other.output), STAGES).kind == "done"
+        return States(other).of(EVALUATE).kind == "done"
     except LussError:  # the data has moved, or a stage was undone
         return False
 
 
-def _identity(run_folder: Path, stage: str) -> str:
-    return str(read_json(run_folder / stage / DONE)["id"])
+def _identity(run_folder: Path, stage: AnyStage) -> str:
+    done = read_done(run_folder / stage.name)
+    if not done:
+        raise LussError(f"{stage.name} is not done in {run_folder}")
+    return str(done["id"])
 
 
 def _entries(folder: Path) -> dict[str, dict[str, Any]]:

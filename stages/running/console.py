@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from luss.files import write_json, write_text
-from stages.base import PROGRESS
+from stages.running.folder import PROGRESS
 
 _PLAIN_SECONDS = 20.0
 _HEARTBEAT_SECONDS = 5.0

@@ -8,13 +8,15 @@ from rich.console import Console
 from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
 from luss.settings import DataSettings, RunSettings, TrainSettings
-from stages.base import stage_state
-from stages.manifest import EMBEDDED, data_layout, listed_folders, nearest_split, num_pretrained, num_trained
+from stages.base import Stage
+from stages.finetune import Finetune
+from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split, num_pretrained, num_trained
 from stages.parts.train_semi import check_train_semi
-from stages.pipeline import STAGES, stages_of
+from stages.pipeline import ATTENTION, CLUSTERS, DISTANCE_MATCHING, FINETUNE, MANIFEST, PRETRAIN, STAGES, stages_of
+from stages.running.state import States
 
-# Stages that train, and whose batch cannot be larger than the images they train on.
-_TRAINED = ("pretrain", "pixel_attention", "finetune")
+# Stages that train on the listed images, and whose batch cannot be larger than these.
+_TRAINED: tuple[Stage[TrainSettings], ...] = (PRETRAIN, ATTENTION, FINETUNE)
 
 
 def preflight(run: RunSettings, console: Console) -> None:
@@ -29,14 +31,15 @@ def preflight(run: RunSettings, console: Console) -> None:
     _check_network(run)
 
 
-def check_sizes(run: RunSettings, run_folder: Path) -> None:
+def check_sizes(run: RunSettings) -> None:
     """Checks what depends on the number of images, as soon as the manifest stage has counted them.
 
     Raises:
         LussError: More clusters, components or images a batch than there are images; all of them.
     """
-    if stage_state(STAGES["manifest"], run, run_folder, STAGES).kind != "done":
+    if States(run).of(MANIFEST).kind != "done":
         return
+    run_folder = Path(run.output)
     num_images = num_trained(run_folder)
     problems = list(_too_large(run, num_images, num_pretrained(run, run_folder)))
     if problems:
@@ -56,7 +59,7 @@ def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
     from luss.processes import share_of_batch
 
     for name, processes in num_tasks.items():
-        block = getattr(run, name, None)
+        block = STAGES[name].block(run)
         if isinstance(block, TrainSettings):
             share_of_batch(block.batch_size, block.accumulate, key=name, processes=processes)
 
@@ -99,10 +102,8 @@ def _check_num_clusters(run: RunSettings, num_categories: int, console: Console)
 def _check_engines(run: RunSettings) -> None:
     from luss.clustering.faiss_engine import faiss_is_installed
 
-    blocks = ("cluster", "distance_matching")
-    asked = [
-        name for name in blocks if STAGES[name] in stages_of(run).values() and getattr(run, name).engine == "faiss"
-    ]
+    engines = {CLUSTERS.name: CLUSTERS.block(run).engine, DISTANCE_MATCHING.name: DISTANCE_MATCHING.block(run).engine}
+    asked = [name for name in stages_of(run) if engines.get(name) == "faiss"]
     if asked and not faiss_is_installed():
         raise LussError(
             f"{asked[0]}.engine is faiss, which is not installed: pip install 'luss[cpu]', or {asked[0]}.engine=torch"
@@ -111,17 +112,17 @@ def _check_engines(run: RunSettings) -> None:
 
 def _check_network(run: RunSettings) -> None:
     """Builds the network at every output stride that a stage will ask for: some can be built at their own alone."""
-    own, folder = stages_of(run), Path(run.output)
-    if all(stage_state(stage, run, folder, STAGES).kind == "done" for stage in own.values()):
+    own, states = stages_of(run), States(run)
+    if all(states.of(stage).kind == "done" for stage in own.values()):
         return
     from luss.features.layout import descriptor_widths
     from luss.models.build import build_backbone
 
     wanted = {run.pretrain.backbone.output_stride: "pretrain.backbone.output_stride"}
-    for name in ("finetune", "semi_finetune"):
+    for stage in own.values():
         # 0 = that of the pretraining.
-        if name in own and getattr(run, name).output_stride:
-            wanted[getattr(run, name).output_stride] = f"{name}.output_stride"
+        if isinstance(stage, Finetune) and stage.block(run).output_stride:
+            wanted[stage.block(run).output_stride] = f"{stage.name}.output_stride"
     for stride, key in wanted.items():
         try:
             backbone = build_backbone(run.pretrain.backbone.name, output_stride=stride)
@@ -139,10 +140,10 @@ def _check_network(run: RunSettings) -> None:
 
 def _too_large(run: RunSettings, num_images: int, num_pretrained: int) -> Iterator[str]:
     own = stages_of(run)
-    for name in _TRAINED:
-        block, available = getattr(run, name), num_pretrained if name == "pretrain" else num_images
-        if name in own and block.epochs and block.batch_size > available:
-            yield f"{name}.batch_size is {block.batch_size}, but there are {available} images: lower it"
+    for stage in _TRAINED:
+        block, available = stage.block(run), num_pretrained if stage is PRETRAIN else num_images
+        if stage.name in own and block.epochs and block.batch_size > available:
+            yield f"{stage.name}.batch_size is {block.batch_size}, but there are {available} images: lower it"
     if "cluster" not in own:
         return
     if run.cluster.num_clusters > num_images:

@@ -13,22 +13,16 @@ from luss.config import load_config, load_stored_config
 from luss.errors import LussError
 from luss.files import read_json
 from luss.settings import RunSettings
-from stages.base import stage_state
-from stages.pipeline import STAGES, stages_of
+from stages.pipeline import PROTOCOLS, STAGES, stages_of
 from stages.running.baselines import baseline_rows
 from stages.running.console import duration
+from stages.running.state import States
 
 _NAMES = {
     "miou": "mIoU",
     "boundary_miou": "boundary mIoU",
     "image_accuracy": "image accuracy",
     "f_measure": "F-measure",
-}
-# The stage that computes a protocol's metrics, and the protocol as the table calls it.
-_PROTOCOLS = {
-    "evaluate": "unsupervised",
-    "distance_matching": "distance matching",
-    "semi_evaluate": "semi-supervised",
 }
 # What a person looks for after a run.
 _FILES = (
@@ -59,11 +53,10 @@ def settings_of_run(folder: Path) -> RunSettings:
 
 
 def status_table(
-    run: RunSettings, chosen: set[str], *, force: str | None = None, queue: Mapping[str, str] | None = None
+    states: States, chosen: set[str], *, force: str | None = None, queue: Mapping[str, str] | None = None
 ) -> Table:
     """The state of every stage of the run's protocols; with `chosen` stages also what running them would do, with `queue` also their jobs'."""
-    folder = Path(run.output)
-    table = Table(title=str(folder), title_justify="left")
+    table = Table(title=str(states.run_folder), title_justify="left")
     for heading in ("stage", "state", "progress or reason", "work", "changed"):
         table.add_column(heading)
     if chosen:
@@ -71,16 +64,18 @@ def status_table(
     if queue:
         table.add_column("queue")
     running: set[str] = set()
-    own = stages_of(run)
+    own = stages_of(states.run)
     for name, stage in STAGES.items():
         if name not in own and name not in chosen:
             continue
-        state = stage_state(stage, run, folder, STAGES)
+        state = states.of(stage)
         age = f"{duration(time.time() - state.changed)} ago" if state.changed else ""
         row = [name, state.kind, state.detail, duration(state.seconds) if state.seconds else "", age]
         if chosen:
             # A stage that runs gives its product a new identity, so those that need it follow.
-            runs = name in chosen and (state.kind != "done" or name == force or not running.isdisjoint(stage.needs))
+            runs = name in chosen and (
+                state.kind != "done" or name == force or not running.isdisjoint(need.name for need in stage.needs)
+            )
             running |= {name} if runs else set()
             row.append(("continue" if state.kind == "partial" else "run") if runs else "")
         if queue:
@@ -101,10 +96,11 @@ class ResultRow:
 
 def result_rows(run: RunSettings) -> Iterator[ResultRow]:
     """The metrics of a run's finished protocols, also of those that it was not started with this time."""
-    for stage, protocol in _PROTOCOLS.items():
-        if stage_state(STAGES[stage], run, Path(run.output), STAGES).kind != "done":
+    states = States(run)
+    for title, stage in ((protocol.title, protocol.last) for protocol in PROTOCOLS.values()):
+        if states.of(stage).kind != "done":
             continue
-        found = read_json(Path(run.output) / stage / "metrics.json")
+        found, protocol = read_json(states.run_folder / stage.name / "metrics.json"), title
         if found.get("used_labels_for_threshold"):
             protocol = f"{protocol} but for a threshold from ground truth"
         yield from (ResultRow(run.name, protocol, split, values) for split, values in found["splits"].items())

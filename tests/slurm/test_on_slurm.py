@@ -168,8 +168,8 @@ def test_one_process_torchrun_and_two_machines_lose_the_same(cluster: Cluster, w
     one, two = cluster.folder / "one", cluster.folder / "two"
     for run in (one, two):
         shutil.copytree(whole / "manifest", run / "manifest")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.pretrain"]
-    for run, start in ((one, ["-m", "stages.pretrain"]), (two, torchrun)):
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages", "pretrain"]
+    for run, start in ((one, ["-m", "stages", "pretrain"]), (two, torchrun)):
         command = [sys.executable, *start, str(cluster.config), f"output={run}"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -24,8 +24,9 @@ import numpy as np
 import psutil
 from fork_server import CONTEXT, start_server
 
-from stages.pipeline import ORDER
+from stages.pipeline import PROTOCOLS
 
+ORDER = [stage.name for stage in PROTOCOLS["unsupervised"].stages]
 TIMEOUT_SECONDS = 300.0
 # Where the time went, which no two runs share.
 _TIMINGS = ("images_per_second", "data_wait")
@@ -68,7 +69,7 @@ class Launcher:
         return self._wait([self._start(arguments, fault, {})])[0]
 
     def together(self, number: int, stage: str, *arguments: str, fault: Fault | None = None) -> list[Outcome]:
-        """Runs `python -m stages.<stage>` in several processes as torchrun does; the fault strikes the last one."""
+        """Runs `python -m stages <stage>` in several processes as torchrun does; the fault strikes the last one."""
         with socket.socket() as found:
             found.bind(("127.0.0.1", 0))
             port = found.getsockname()[1]
@@ -85,16 +86,16 @@ class Launcher:
         return self._wait([self._start(arguments, fault if rank is ranks[-1] else None, rank) for rank in ranks])
 
     def side_by_side(self, *starts: tuple[str, Sequence[str]]) -> list[Outcome]:
-        """Runs `python -m stages.<stage> ARGUMENTS` for each pair at the same time, without any tie between the processes."""
+        """Runs `python -m stages <stage> ARGUMENTS` for each pair at the same time, without any tie between the processes."""
         return self._wait([self._start(arguments, None, {"STAGE": stage}) for stage, arguments in starts])
 
     def stage(self, stage: str, *arguments: str, fault: Fault | None = None) -> Outcome:
-        """Runs `python -m stages.<stage>` and waits for its end."""
+        """Runs `python -m stages <stage>` and waits for its end."""
         return self._wait([self._start(arguments, fault, {"STAGE": stage})])[0]
 
     @contextlib.contextmanager
     def halted(self, stage: str, *arguments: str, at: Fault) -> Iterator[list[Outcome]]:
-        """Runs `python -m stages.<stage>` up to a fault whose signal is SIGSTOP; after the block it goes on, and how it ended is in the list."""
+        """Runs `python -m stages <stage>` up to a fault whose signal is SIGSTOP; after the block it goes on, and how it ended is in the list."""
         process, log = self._start(arguments, at, {"STAGE": stage})
         outcomes: list[Outcome] = []
         limit = time.monotonic() + TIMEOUT_SECONDS
@@ -134,12 +135,12 @@ def _child(arguments: Sequence[str], log: Path, fault: Fault | None, environment
     # The server hands down its own way of starting processes; loader workers shall start as they do for everybody.
     multiprocessing.set_start_method("fork", force=True)
     from stages.cli import main
-    from stages.commands.stage import stage_main
+    from stages.commands import stage
 
     if fault is not None:
         _install(fault)
     if "STAGE" in environment:
-        stage_main(environment["STAGE"], arguments)
+        sys.exit(stage.main([environment["STAGE"], *arguments]))
     sys.exit(main(arguments))
 
 

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Launcher, Outcome, copy_until
-
-from stages.pipeline import ORDER
+from running import ORDER, Launcher, Outcome, copy_until
 
 COLUMNS = ("miou", "boundary_miou", "image_accuracy", "f_measure")
 

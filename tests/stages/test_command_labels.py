@@ -12,7 +12,7 @@ from running import Fault, Launcher, Outcome, losses
 
 from luss.labels.store import LabelStore
 from stages.cli import main
-from stages.finetune import Finetune
+from stages.pipeline import FINETUNE
 
 Command = Callable[..., Outcome]
 
@@ -105,7 +105,7 @@ def test_fine_tuning_runs_anew_on_edited_labels_and_says_why(
     assert record["fingerprint"] != before["fingerprint"]
     # The pseudo labels themselves were not made again.
     assert "pseudo_labels: done" in trained.output
-    assert "the labels were edited: they are as stored again" in Finetune().extra_identity(finished)[1]
+    assert "the labels were edited: they are as stored again" in FINETUNE.extra_identity(finished)[1]
     luss("labels", str(run), "--use", "0")
     assert "they are as stored again" in " ".join(luss("status", str(run)).output.split())
 

@@ -13,7 +13,7 @@ from luss.features.store import FeatureStore
 from luss.models.attended import AttendedBackbone
 from luss.models.io import load_backbone, load_tensors
 from luss.models.pixel_attention import PixelAttention
-from stages.manifest import train_manifest_of
+from stages.parts.images import train_manifest
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,8 @@ def pooled(run: Path, config: Path, backbone_of: str) -> np.ndarray:
     backbone = load_backbone(run / backbone_of)
     attention = PixelAttention(backbone.num_channels, shared=False)
     attention.load_state_dict(load_tensors(run / "pixel_attention" / "attention.safetensors"))
-    network = AttendedBackbone(
-        backbone, attention, target_stride=backbone.stride / settings.pixel_attention.upsample
-    ).eval()
-    manifest = train_manifest_of(run)
+    network = AttendedBackbone(backbone, attention, upsample_factor=settings.pixel_attention.upsample).eval()
+    manifest = train_manifest(run)
     rows = np.zeros((len(manifest), backbone.num_channels), np.float32)
     for batch in cropped_batches(
         manifest, range(len(manifest)), settings.extract_features, max_pixels=settings.data.max_pixels

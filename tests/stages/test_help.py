@@ -9,7 +9,7 @@ import pytest
 from luss.config import all_keys
 from luss.settings import RunSettings
 from stages.cli import main
-from stages.commands.stage import stage_main
+from stages.commands import stage
 from stages.pipeline import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -17,7 +17,7 @@ COMMANDS: dict[str, Callable[[], object]] = {
     "luss run": lambda: main(["run", "--help"]),
     "luss submit": lambda: main(["submit", "--help"]),
     "luss demo": lambda: main(["demo", "--help"]),
-    **{f"python -m stages.{name}": lambda name=name: stage_main(name, ["--help"]) for name in STAGES},
+    **{f"python -m stages {name}": lambda name=name: stage.main([name, "--help"]) for name in STAGES},
 }
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from nasty_folder import nasty_folder
-from running import Launcher
+from running import ORDER, Launcher
 from tiny_run import write_tiny_config
 
 from luss.data.imagenet_s import read_mask
 from luss.features.store import FeatureStore
 from luss.labels.store import LabelStore
-from stages.pipeline import ORDER
 
 NUM_CLUSTERS = 3
 # Two batches of seven: every listed image is read. A header tells nothing about the rest of a file: this one is found when it is read.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 from PIL import Image
-from running import Launcher, losses, results
+from running import ORDER, Launcher, losses, results
 
 import luss.compat  # noqa: F401  (before timm)
 from luss.config import load_config
@@ -21,7 +21,7 @@ from luss.features.store import FeatureStore
 from luss.labels.dataset import PseudoLabels
 from luss.labels.store import LabelStore
 from stages.base import fingerprint
-from stages.pipeline import ORDER, STAGES
+from stages.pipeline import STAGES
 
 
 def record(run: Path, stage: str) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def test_a_stage_ends_with_a_record_of_what_it_was_and_made(finished: Path, conf
     run = load_config(config, [f"output={finished}"])
     assert found["stage"] == stage
     assert found["version"] == STAGES[stage].version
-    assert found["fingerprint"] == fingerprint(STAGES[stage], run, STAGES)
-    assert set(found["inputs"]) == set(STAGES[stage].needs)
-    assert all(found["inputs"][need] == record(finished, need)["id"] for need in STAGES[stage].needs)
+    assert found["fingerprint"] == fingerprint(STAGES[stage], run)
+    assert set(found["inputs"]) == {need.name for need in STAGES[stage].needs}
+    assert all(identity == record(finished, need)["id"] for need, identity in found["inputs"].items())
     assert 0 <= found["seconds"] < 600
     assert found["peak_memory_mb"] > 10
     assert {"luss", "torch", "timm", "numpy"} <= set(found["libraries"])

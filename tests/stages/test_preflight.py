@@ -9,7 +9,7 @@ from tiny_run import write_tiny_config
 
 from luss.config import load_config
 from luss.errors import LussError
-from stages.manifest import list_name
+from stages.parts.images import list_name
 from stages.running.preflight import check_processes, check_sizes
 
 
@@ -73,12 +73,12 @@ def test_the_sizes_of_a_finished_listing_are_checked_for_single_stages_too(
     shutil.copytree(finished / "manifest", tmp_path / "manifest")
     words = (f"output={tmp_path}", "cluster.num_clusters=70")
     with pytest.raises(LussError, match=r"cluster\.num_clusters is 70"):
-        check_sizes(load_config(config, words), tmp_path)
+        check_sizes(load_config(config, words))
     outcome = luss.stage("pretrain", str(config), *words)
     assert outcome.code == 2
     assert "cluster.num_clusters is 70, but there are 60 images" in outcome.output
     # Where only other protocols are asked for, nothing is clustered.
-    check_sizes(load_config(config, [*words, "protocols=[distance_matching]"]), tmp_path)
+    check_sizes(load_config(config, [*words, "protocols=[distance_matching]"]))
 
 
 def test_a_global_batch_that_does_not_divide_over_the_processes_of_a_job_is_refused(config: Path) -> None:

@@ -10,9 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from running import Launcher, Outcome, results
-
-from stages.pipeline import ORDER
+from running import ORDER, Launcher, Outcome, results
 
 
 @pytest.fixture
@@ -325,7 +323,7 @@ def test_the_folder_of_a_run_can_have_any_name_and_be_moved(luss: Launcher, fini
 def test_the_installed_command_and_the_module_of_a_stage_are_the_same_program(config: Path, finished: Path) -> None:
     commands = [
         [str(Path(sys.executable).with_name("luss")), "status", str(finished)],
-        [sys.executable, "-m", "stages.cluster", str(config), f"output={finished}"],
+        [sys.executable, "-m", "stages", "cluster", str(config), f"output={finished}"],
     ]
     outputs = [
         subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout for command in commands

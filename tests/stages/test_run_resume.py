@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import Fault, Launcher, copy_until, losses, results
-
-from stages.pipeline import ORDER
+from running import ORDER, Fault, Launcher, copy_until, losses, results
 
 # (event, path, which of such events, loader workers): the run is killed at each in turn, and continued in between.
 KILLS = [
@@ -209,7 +207,7 @@ def test_a_real_process_that_is_killed_from_outside_in_mid_epoch_continues_to_th
     log = tmp_path / "output.txt"
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "stages.pretrain", *words],
+            [sys.executable, "-m", "stages", "pretrain", *words],
             stdout=file,
             stderr=file,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -11,16 +11,19 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from running import Fault, Launcher, results
+from running import ORDER, Fault, Launcher, results
 
 from luss.config import load_config
 from luss.errors import LussError
 from luss.settings import RunSettings
-from stages.base import StageContext, StageFolder, stage_state
-from stages.extract_features import attended
-from stages.pipeline import ORDER, STAGES
+from stages.base import fingerprint
+from stages.parts.attended import attended
+from stages.pipeline import STAGES
+from stages.running.folder import StageFolder
 from stages.running.lock import shard_lock
-from stages.running.runner import run_shards, run_stages
+from stages.running.runner import run_stages
+from stages.running.shard_work import run_shards
+from stages.running.state import States
 
 NUM_SHARDS = {"extract_features": 4, "pseudo_labels": 4, "predict": 3}
 # The rename that completes shard 1 of a stage.
@@ -76,14 +79,14 @@ def test_shards_made_by_several_processes_at_once_join_to_the_bits_of_one_proces
     for outcome in luss.side_by_side(*starts):
         assert outcome.code == 0, outcome.output
     settings = load_config(config, [f"output={run}"])
-    assert STAGES[stage].missing_shards(settings, run) == []
+    assert States(settings).missing_shards(STAGES[stage]) == []
     assert not (run / stage / "DONE.json").exists()
     assert f"{last + 1} of {last + 1} shards" in luss("status", str(run)).output
     outcome = luss.stage(stage, *words(config, run))
     assert outcome.code == 0, outcome.output
     assert of_stage(run, stage) == of_stage(finished, stage)
     assert set(record(run, stage)["products"]) == set(record(finished, stage)["products"])
-    assert STAGES[stage].missing_shards(settings, run) == []
+    assert States(settings).missing_shards(STAGES[stage]) == []
     left = {path.name for path in run.glob(".*")} | {path.name for path in (run / stage).glob(".*")}
     assert not left
     assert not (run / stage / "shards").exists()
@@ -100,12 +103,12 @@ def test_a_killed_shard_that_is_made_again_alone_has_the_same_bits_and_leaves_no
         assert luss.stage(stage, *alone, fault=fault).code == -signal.SIGKILL
         assert list((run / stage).rglob(".*.partial"))
         settings = load_config(config, [f"output={run}"])
-        assert STAGES[stage].missing_shards(settings, run) == list(range(NUM_SHARDS[stage]))
+        assert States(settings).missing_shards(STAGES[stage]) == list(range(NUM_SHARDS[stage]))
     outcome = luss.stage(stage, *alone)
     assert outcome.code == 0, outcome.output
     assert f"{stage}: shard 1 of {NUM_SHARDS[stage]} made" in outcome.output
     assert not list((run / stage).rglob(".*.partial"))
-    assert 1 not in STAGES[stage].missing_shards(settings, run)
+    assert 1 not in States(settings).missing_shards(STAGES[stage])
     made = [path for path in (run / stage).rglob("*") if path.suffix in (".npy", ".h5", ".png")]
     assert len(made) == (8 if stage == "predict" else 1)
     for path in made:
@@ -115,16 +118,16 @@ def test_a_killed_shard_that_is_made_again_alone_has_the_same_bits_and_leaves_no
 def test_the_state_counts_shards_and_those_at_work(luss: Launcher, config: Path, before: Callable[[str], Path]) -> None:
     run, stage = before("extract_features"), STAGES["extract_features"]
     settings = load_config(config, [f"output={run}"])
-    assert stage.num_shards(settings, run) == 4
-    assert stage.missing_shards(settings, run) == [0, 1, 2, 3]
+    assert States(settings).num_shards(stage) == 4
+    assert States(settings).missing_shards(stage) == [0, 1, 2, 3]
     outcome = luss.stage(stage.name, *words(config, run, "--shard", "2", "--shard", "0"))
     assert outcome.code == 0, outcome.output
-    state = stage_state(stage, settings, run, STAGES)
+    state = States(settings).of(stage)
     assert (state.kind, state.detail) == ("partial", "2 of 4 shards")
     assert state.seconds > 0
-    assert stage.missing_shards(settings, run) == [1, 3]
+    assert States(settings).missing_shards(stage) == [1, 3]
     with shard_lock(run, stage.name, 3):
-        assert stage_state(stage, settings, run, STAGES).detail == "2 of 4 shards, 1 at work"
+        assert States(settings).of(stage).detail == "2 of 4 shards, 1 at work"
     assert "extract_features: shard 0 of 4 is there" in luss.stage(stage.name, *words(config, run, "--shard=0")).output
 
 
@@ -198,7 +201,7 @@ def test_a_shard_of_a_stale_stage_is_refused_with_the_reason_and_changes_nothing
     assert "is stale (extract_features.resize: 36 -> 40)" in outcome.output
     assert {path: path.stat().st_mtime_ns for path in (run / stage).rglob("*")} == kept
     settings = load_config(config, changed[1:])
-    assert STAGES[stage].missing_shards(settings, run) == [0, 1, 2, 3]
+    assert States(settings).missing_shards(STAGES[stage]) == [0, 1, 2, 3]
     assert luss.stage(stage, *changed).code == 0
     assert list((run / "superseded").glob("extract_features-*/features/shard-00000.npy"))
 
@@ -212,10 +215,10 @@ def test_a_shard_whose_stage_was_moved_aside_meanwhile_writes_nothing(
     def moving(*arguments: Any, **words: Any) -> None:
         if (run / stage.name).exists():
             (run / stage.name).rename(tmp_path / "moved")
-            StageFolder(stage, settings, run, STAGES).begin()
+            StageFolder(stage, settings, run, fingerprint(stage, settings)).begin()
 
     # Between its beginning and its end, as by somebody who took its lock for dead.
-    monkeypatch.setattr("stages.running.runner._seed", moving)
+    monkeypatch.setattr("stages.running.shard_work.begin_piece", moving)
     with pytest.raises(LussError, match="was moved aside, ended or changed by another process"):
         run_shards(settings, stage, [0])
     assert not (run / stage.name / "features").exists()
@@ -241,7 +244,9 @@ def test_many_who_begin_a_stage_at_once_agree_on_one_record(config: Path, before
 
     def begin(_: int) -> str:
         together.wait()
-        return StageFolder(STAGES["extract_features"], settings, run, STAGES).begin_shard()
+        return StageFolder(
+            STAGES["extract_features"], settings, run, fingerprint(STAGES["extract_features"], settings)
+        ).begin_shard()
 
     with ThreadPoolExecutor(8) as pool:
         words = set(pool.map(begin, range(8)))
@@ -264,7 +269,7 @@ def test_a_shard_with_too_many_unreadable_images_fails_by_name_alone_and_can_be_
     outcomes = luss.side_by_side(*((stage, [*strict, "--shard", str(shard)]) for shard in range(4)))
     assert [outcome.code for outcome in outcomes] == [0, 2, 0, 0]
     assert "shard 1 of extract_features failed: 2 of 60 image files (3.3%) could not be used" in outcomes[1].output
-    assert STAGES[stage].missing_shards(load_config(config, strict[1:]), run) == [1]
+    assert States(load_config(config, strict[1:])).missing_shards(STAGES[stage]) == [1]
     # The whole stage fails likewise, and a list names the files.
     whole = luss.stage(stage, *strict)
     assert whole.code == 2
@@ -286,8 +291,8 @@ def test_the_number_of_shards_needs_the_manifest(config: Path, tmp_path: Path) -
     settings = load_config(config, [f"output={tmp_path}"])
     for stage in NUM_SHARDS:
         with pytest.raises(LussError, match=f"{stage} needs manifest, which is missing"):
-            STAGES[stage].num_shards(settings, tmp_path)
-    assert STAGES["pretrain"].num_shards(settings, tmp_path) == 1
+            States(settings).num_shards(STAGES[stage])
+    assert States(settings).num_shards(STAGES["pretrain"]) == 1
 
 
 def test_a_split_that_is_evaluated_later_is_listed_once_by_whoever_comes_first(
@@ -296,10 +301,10 @@ def test_a_split_that_is_evaluated_later_is_listed_once_by_whoever_comes_first(
     run = before("predict")
     settings = load_config(config, [f"output={run}", "data.evaluate=[validation,test]", "predict.shard_size=6"])
     with ThreadPoolExecutor(4) as pool:
-        counts = set(pool.map(lambda _: STAGES["predict"].num_shards(settings, run), range(4)))
+        counts = set(pool.map(lambda _: States(settings).num_shards(STAGES["predict"]), range(4)))
     assert counts == {8}
     assert sorted(path.stem for path in (run / "manifest" / "evaluated").glob("*.tsv")) == ["test", "validation"]
-    assert stage_state(STAGES["manifest"], settings, run, STAGES).kind == "done"
+    assert States(settings).of(STAGES["manifest"]).kind == "done"
 
 
 @pytest.mark.parametrize(
@@ -340,9 +345,9 @@ def test_the_network_is_loaded_once_for_all_shards_of_a_process_and_not_at_all_t
     settings = load_config(config, [f"output={run}"])
     loaded: list[str] = []
 
-    def load(context: StageContext) -> Any:
-        loaded.append(context.folder.name)
-        return attended(context)
+    def load(*arguments: Any) -> Any:
+        loaded.append("once more")
+        return attended(*arguments)
 
     monkeypatch.setattr("stages.extract_features.attended", load)
     run_shards(settings, stage, [3, 1, 0])

@@ -343,7 +343,7 @@ class Signalled:
         def stopped(*arguments: Any, **words: Any) -> None:
             raise Interrupted(reason)
 
-        monkeypatch.setattr("stages.running.runner.run_stages", stopped)
+        monkeypatch.setattr("stages.jobs.launch.run_stages", stopped)
         self.previous = signal.signal(signal.SIGUSR2, lambda number, frame: self.told.append(number))
 
     def run(self) -> int:

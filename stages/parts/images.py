@@ -1,0 +1,200 @@
+"""The images of a run: where they lie, which splits there are, and their manifests."""
+
+import difflib
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from luss.data.imagenet_s import Layout, category_ids, find_layout
+from luss.data.manifest import Manifest, ManifestStopped, build_manifest
+from luss.data.skipped import SkippedFiles
+from luss.errors import LussError
+from luss.files import read_json
+from luss.progress import Interrupted
+from luss.settings import DataSettings, RunSettings
+from stages.base import StageContext, StagePlace
+
+EMBEDDED = "shapes"
+# The folder of the stage that lists the images.
+_MANIFEST = "manifest"
+# Folder of the listings of evaluated splits, in the manifest's own: it is moved aside with it when the data changes.
+EVALUATED = "evaluated"
+
+
+def data_root(data: DataSettings) -> Path:
+    """The folder of the images."""
+    return Path(data.shapes.folder) if data.root == EMBEDDED else Path(data.root)
+
+
+def data_layout(data: DataSettings) -> Layout:
+    """The layout of the run's data.
+
+    Raises:
+        LussError: The folder does not exist.
+    """
+    root = data_root(data)
+    if not root.is_dir():
+        raise LussError(
+            f"data.root is {data.root!r}, which is not a folder: give the folder of your images, or the word {EMBEDDED}"
+        )
+    return find_layout(root)
+
+
+def num_classes(num_clusters: int, layout: Layout) -> int:
+    """The largest id in masks and predictions: there may be more categories than clusters, or fewer."""
+    categories = category_ids(layout.images["train"]) if "train" in layout.images else {}
+    return max(num_clusters, len(categories))
+
+
+def list_images(
+    place: StagePlace,
+    image_folder: Path,
+    folder: Path,
+    split: str,
+    skipped: SkippedFiles,
+    message: Callable[[str], None],
+) -> Manifest:
+    """The manifest of a folder of images, built where it is missing.
+
+    Args:
+        place: Whose settings and stop hold.
+        image_folder: The images.
+        folder: Of the manifest.
+        split: Its name.
+        skipped: Takes what cannot be used.
+        message: Told before images are listed.
+
+    Raises:
+        LussError: Too many images cannot be used.
+        Interrupted: A stop was asked for.
+    """
+    data = place.run.data
+    if not (folder / f"{split}.json").is_file():
+        message(f"listing the images of {image_folder}")
+        try:
+            summary = build_manifest(
+                image_folder,
+                folder,
+                split,
+                max_pixels=data.max_pixels,
+                workers=data.workers,
+                verify="full" if data.verify == "full" else "header",
+                should_stop=lambda: bool(place.stop),
+                skipped=skipped,
+            )
+        except ManifestStopped as stopped:
+            raise Interrupted(place.stop.reason) from stopped
+        if summary.num_skipped > data.max_skipped_share * num_files(folder, split):
+            # What was listed is forgotten: the files will be mended, or the limit raised.
+            (folder / f"{split}.json").unlink()
+            skipped.check(summary.num_images + summary.num_skipped, data.max_skipped_share)
+    return Manifest.open(folder, split)
+
+
+def listed_split(place: StagePlace, split: str, *, message: Callable[[str], None] = lambda text: None) -> Manifest:
+    """The manifest of a split that is evaluated.
+
+    The manifest stage lists those of `data.evaluate`; one that was added since is listed at the first call, while other processes wait.
+
+    Args:
+        place: Of any stage; the manifest stage is done.
+        split: One of the data's splits.
+        message: Told before images are listed.
+
+    Raises:
+        LussError: There is no such split, or too many of its images cannot be used.
+        Interrupted: A stop was asked for.
+    """
+    folder = place.run_folder / _MANIFEST / EVALUATED
+    if not (folder / f"{split}.json").is_file():
+        with place.listing():
+            skipped = SkippedFiles(place.run_folder / _MANIFEST / "skipped.csv")
+            image_folder = data_layout(place.run.data).image_folder(split)
+            return list_images(place, image_folder, folder, split, skipped, message)
+    return Manifest.open(folder, split)
+
+
+def evaluated_splits(data: DataSettings) -> list[str]:
+    """The splits of `data.evaluate` that the data has; none in a plain folder of images."""
+    layout = data_layout(data)
+    return [split for split in data.evaluate if split in layout.images and layout.images[split] != layout.root]
+
+
+def evaluated_manifests(place: StagePlace) -> dict[str, Manifest]:
+    """The manifests of the images that are segmented: those of all evaluated splits; where there are none, the training images.
+
+    Raises:
+        LussError: As for `listed_split`.
+        Interrupted: As for `listed_split`.
+    """
+    found = {split: listed_split(place, split) for split in evaluated_splits(place.run.data)}
+    return found or {"train": train_manifest(place.run_folder)}
+
+
+def num_trained(run_folder: Path) -> int:
+    """Images that are clustered and labelled; the manifest stage is done."""
+    return _num_listed(run_folder, "train")
+
+
+def num_pretrained(run: RunSettings, run_folder: Path) -> int:
+    """Images that the representation is learned from; the manifest stage is done."""
+    return sum(_num_listed(run_folder, name) for name in ["train", *map(list_name, run.data.extra)])
+
+
+def _num_listed(run_folder: Path, name: str) -> int:
+    return int(read_json(run_folder / _MANIFEST / "manifest" / f"{name}.json")["num_images"])
+
+
+def listed_folders(data: DataSettings, layout: Layout) -> dict[str, Path]:
+    """The folders of training images by the name of their listing: "train", and those of `data.extra`.
+
+    Raises:
+        LussError: One that the settings name is no folder.
+    """
+    train = layout.root / data.train
+    if not train.is_dir():
+        if data.train != DataSettings.train:
+            raise LussError(
+                f"data.train names {data.train!r}, but {train} is not a folder{nearest_split(data.train, layout)}"
+            )
+        train = layout.image_folder("train")
+    found = {"train": train}
+    for extra in data.extra:
+        if not (layout.root / extra).is_dir():
+            raise LussError(f"data.extra names {extra!r}, but {layout.root / extra} is not a folder")
+        found[list_name(extra)] = layout.root / extra
+    return found
+
+
+def nearest_split(name: str, layout: Layout) -> str:
+    """A question for whoever mistyped the name of a split; empty where none is near."""
+    near = difflib.get_close_matches(name, layout.images, n=1, cutoff=0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def list_name(folder: str) -> str:
+    """The name of the listing of a folder of `data.extra`: its own where it lies in the data's root, else one that leads nowhere."""
+    if Path(folder).name == folder:
+        return folder
+    return f"{Path(folder).name}-{hashlib.blake2b(folder.encode(), digest_size=4).hexdigest()}"
+
+
+def num_files(folder: Path, split: str) -> int:
+    """Image files that were found when a manifest was built, those that could not be read included."""
+    facts = read_json(folder / f"{split}.json")
+    return int(facts["num_images"]) + int(facts["num_skipped"])
+
+
+def train_manifest(run_folder: Path) -> Manifest:
+    """The manifest of the images that are clustered and labelled.
+
+    Raises:
+        LussError: The manifest stage is not done.
+    """
+    return Manifest.open(run_folder / _MANIFEST / "manifest", "train")
+
+
+def pretrain_manifests(context: StageContext) -> list[Manifest]:
+    """The manifests of all images that the representation is learned from."""
+    folder = context.run_folder / _MANIFEST / "manifest"
+    return [Manifest.open(folder, name) for name in ["train", *map(list_name, context.run.data.extra)]]
