@@ -21,31 +21,34 @@ from stages.running.runner import run_stages, select
 
 # Short, small and without hand-made gradients.
 BASE = [
-    "pretrain.epochs=5", "pretrain.global_views.size=64", "pretrain.clustering.draw_prototypes_steps=150",
+    "pretrain.epochs=5", "pretrain.method.global_views.size=64", "pretrain.method.clustering.draw_prototypes_steps=150",
     "extract_features.layout_stages=[4]", "cluster.layout_weights=[1.0]", "cluster.num_restarts=10", "pixel_attention.epochs=0",
 ]  # fmt: skip
 
 REPRESENTATION: dict[str, list[str]] = {
     "base: batch 128, K = 128, lr 0.0015, 2 views of 64, train-extra, drawn prototypes": [],
     "batch 64": ["pretrain.batch_size=64"],
-    "K = 512": ["pretrain.clustering.num_prototypes=512"],
+    "K = 512": ["pretrain.method.clustering.num_prototypes=512"],
     "lr 0.0005": ["pretrain.lr=0.0005"],
     "lr 0.004": ["pretrain.lr=0.004"],
     "train alone, as many steps": ["data.extra=[]", "pretrain.epochs=14"],
     "two more views of 40": [
-        "pretrain.local_views.count=2",
-        "pretrain.local_views.size=40",
-        "pretrain.local_views.scale=[0.1,0.4]",
+        "pretrain.method.local_views.count=2",
+        "pretrain.method.local_views.size=40",
+        "pretrain.method.local_views.scale=[0.1,0.4]",
     ],
-    "random prototypes": ["pretrain.clustering.draw_prototypes_steps=0"],
+    "random prototypes": ["pretrain.method.clustering.draw_prototypes_steps=0"],
     "untrained": ["pretrain.epochs=0"],
-    "K = 32": ["pretrain.clustering.num_prototypes=32"],
+    "K = 32": ["pretrain.method.clustering.num_prototypes=32"],
     "LARS, lr 0.6": ["pretrain.optimizer=lars", "pretrain.lr=0.6", "pretrain.lr_batch_size=256"],
     "recipe's crops and colours": [
-        "pretrain.global_views.scale=[0.14,1.0]", "pretrain.photometric.brightness=0.8", "pretrain.photometric.contrast=0.8",
-        "pretrain.photometric.saturation=0.8", "pretrain.photometric.hue=0.2",
+        "pretrain.method.global_views.scale=[0.14,1.0]", "pretrain.method.global_views.colours.brightness=0.8",
+        "pretrain.method.global_views.colours.contrast=0.8", "pretrain.method.global_views.colours.saturation=0.8",
+        "pretrain.method.global_views.colours.hue=0.2",
     ],
-    "without P2P and D2S": ["pretrain.method=swav"],
+    "without P2P and D2S": [
+        "pretrain.method.pixel_alignment_weight=0", "pretrain.method.shallow_stages=[]", "pretrain.method.shallow_weights=[]",
+    ],
 }  # fmt: skip
 
 SEGMENTATION: dict[str, list[str]] = {

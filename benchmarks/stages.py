@@ -31,15 +31,14 @@ from luss.data.resized import cropped_batches
 from luss.data.shapes import make_shapes
 from luss.data.skipped import SkippedFiles
 from luss.data.views import ViewDataset
-from luss.methods import build_method
-from luss.methods.base import Progress
+from luss.methods.base import Given
+from luss.methods.pass_s import PassS, PassSSettings
 from luss.models.attended import AttendedBackbone
-from luss.models.backbone import Backbone
 from luss.models.build import build_backbone
 from luss.models.pixel_attention import PixelAttention
-from luss.settings import ExtractFeaturesSettings, PhotometricSettings, PretrainSettings, ViewSettings
+from luss.settings import ExtractFeaturesSettings, ViewSettings
 from luss.training.precision import Precision
-from luss.training.representation import view_preparer
+from luss.training.task import Progress
 
 Row = tuple[str, float, float]
 
@@ -82,9 +81,7 @@ def photographs(folder: Path) -> Iterator[Row]:
         folder, folder / "list", "train", max_pixels=10**8, skipped=SkippedFiles(folder / "list" / "skipped.csv")
     )
     manifest = Manifest.open(folder / "list", "train")
-    dataset = ViewDataset(
-        [manifest], [ViewSettings(2, 224, (0.14, 1.0))], PhotometricSettings(), seed=0, max_pixels=10**8
-    )
+    dataset = ViewDataset([manifest], [ViewSettings(2, 224, (0.14, 1.0))], seed=0, max_pixels=10**8)
 
     def decode() -> int:
         for index in range(len(manifest)):
@@ -100,32 +97,31 @@ def photographs(folder: Path) -> Iterator[Row]:
     yield "decode it + two views of 224 pixels, one thread", timed(cut), resident_mb()
 
 
-def steps(dataset: ViewDataset, settings: PretrainSettings, backbone: Backbone, precision: Precision) -> Iterator[Row]:
+def steps(dataset: ViewDataset, method: PassS, batch_size: int, precision: Precision) -> Iterator[Row]:
     """A training step of PASS_s from uint8 views on, beside forward and backward of the bare timm network on as many crops."""
-    method = build_method(backbone, settings).train()
+    method.train()
     # nn.Module.to takes memory_format, but its type stub lacks it.
     method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batch = dataset.collate([dataset[0, index] for index in range(settings.batch_size)])
-    prepare = view_preparer(backbone.mean, backbone.std)
+    batch = dataset.collate([dataset[0, index] for index in range(batch_size)])
     optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
-    crops = torch.cat(prepare(batch, precision.device).groups[0])
+    crops = method.prepare(batch, precision.device).groups[0].flat()
 
     def step() -> int:
         with precision.autocast():
-            output = method(prepare(batch, precision.device), Progress(0, 1, 0, log=False))
+            output = method(method.prepare(batch, precision.device), Progress(0, 1, log=False))
         optimizer.zero_grad()
         output.loss.backward()
         optimizer.step()
-        return settings.batch_size
+        return batch_size
 
     def bare() -> int:
         with precision.autocast():
-            loss = backbone(crops).last.float().mean()
+            loss = method.backbone(crops).last.float().mean()
         optimizer.zero_grad()
         loss.backward()
-        return settings.batch_size
+        return batch_size
 
-    yield f"PASS_s training step, batch {settings.batch_size}, {precision.name}", timed(step), resident_mb()
+    yield f"PASS_s training step, batch {batch_size}, {precision.name}", timed(step), resident_mb()
     yield f"peer: bare timm forward + backward, {precision.name}", timed(bare), resident_mb()
 
 
@@ -179,15 +175,17 @@ def main() -> None:
                 root / "shapes" / "train", root, "train", max_pixels=10**8, skipped=SkippedFiles(root / "skipped.csv")
             )
         manifest = Manifest.open(root, "train")
-        settings = PretrainSettings(batch_size=min(options.batch_size, options.images))
-        settings.global_views, settings.local_views.count = ViewSettings(2, options.size, (0.14, 1.0)), 0
-        backbone = build_backbone(options.backbone)
-        dataset = ViewDataset([manifest], [settings.global_views], settings.photometric, seed=0, max_pixels=10**8)
+        batch_size = min(options.batch_size, options.images)
+        views_of_pass = PassSSettings(global_views=ViewSettings(2, options.size, (0.14, 1.0)))
+        views_of_pass.local_views.count = 0
+        dataset = ViewDataset([manifest], [views_of_pass.global_views], seed=0, max_pixels=10**8)
         rows = [*views(manifest, dataset, options.size), *photographs(root / "photographs")]
         for name in ("fp32", "bf16"):
             precision = Precision(name, torch.device("cpu"))
             if precision.name == name:
-                rows += steps(dataset, settings, backbone, precision)
+                method = PassS(views_of_pass, Given(lambda: build_backbone(options.backbone), batch_size))
+                rows += steps(dataset, method, batch_size, precision)
+                backbone = method.backbone
                 network = AttendedBackbone(backbone, PixelAttention(backbone.num_channels), target_stride=8).eval()
                 rows += features(manifest, network, options.size, precision)
         for what, rate, resident in rows:

@@ -218,7 +218,7 @@ class Submission:
         if forced or old:
             lock = stage_lock(self.folder, stage.name) if stage.sharded else run_lock(self.folder)
             with lock:
-                StageFolder(stage, self.run, self.folder, States(self.run).fingerprint(stage)).set_aside()
+                StageFolder(stage, States(self.run).place(stage)).set_aside()
 
     def note(self, step: Step, jobs: list[Job], *, dry: bool = False) -> None:
         """Keeps the jobs of a step, on disk too, for the steps and submissions after it."""

@@ -13,8 +13,7 @@ from typing import Any
 from luss.config import to_yaml
 from luss.errors import LussError
 from luss.files import TEMPORARY_SUFFIX, create_text, read_json, write_json, write_text
-from luss.settings import RunSettings
-from stages.base import CHECKPOINTS, AnyStage
+from stages.base import CHECKPOINTS, AnyStage, StagePlace
 from stages.running.lock import refuse_living_shards, remove_dead_shard_locks
 from stages.sharded import SHARDS
 
@@ -70,23 +69,21 @@ class StageFolder:
     """The files that frame a stage's work: configuration, start and done records."""
 
     stage: AnyStage
-    run: RunSettings
-    run_folder: Path
-    fingerprint: str
+    place: StagePlace
 
     @property
     def folder(self) -> Path:
         """The stage's folder."""
-        return self.run_folder / self.stage.name
+        return self.place.of(self.stage)
 
     def _record(self) -> dict[str, Any]:
         return {
             "stage": self.stage.name,
             "version": self.stage.version,
-            "fingerprint": self.fingerprint,
-            "settings": self.stage.settings(self.run),
-            "extra": self.stage.extra_identity(self.run_folder)[0],
-            "inputs": {need.name: read_done(self.run_folder / need.name).get("id") for need in self.stage.needs},
+            "fingerprint": self.place.fingerprint,
+            "settings": self.stage.settings(self.place.run),
+            "extra": self.stage.extra_identity(self.place.run_folder)[0],
+            "inputs": {need.name: read_done(self.place.of(need)).get("id") for need in self.stage.needs},
         }
 
     def begin(self) -> None:
@@ -95,7 +92,7 @@ class StageFolder:
         Only for who holds the run: nobody else may write into the stage.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.yaml", to_yaml(self.run))
+        write_text(self.folder / "config.yaml", to_yaml(self.place.run))
         if not self._create_started():
             self._remove_leftovers()
 
@@ -108,7 +105,7 @@ class StageFolder:
         Raises:
             LussError: The stage was moved aside or ended in this moment.
         """
-        create_text(self.folder / "config.yaml", to_yaml(self.run))
+        create_text(self.folder / "config.yaml", to_yaml(self.place.run))
         self._create_started()
         return self.start_id()
 
@@ -140,9 +137,11 @@ class StageFolder:
         Raises:
             LussError: A living process makes a shard of it.
         """
-        refuse_living_shards(self.run_folder, self.stage.name)
+        refuse_living_shards(self.place.run_folder, self.stage.name)
         target = (
-            self.run_folder / SUPERSEDED / f"{self.stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+            self.place.run_folder
+            / SUPERSEDED
+            / f"{self.stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         )
         target.parent.mkdir(parents=True, exist_ok=True)
         self.folder.rename(target)
@@ -177,7 +176,7 @@ class StageFolder:
         # Only now: a process killed before would have to begin again.
         for name in (CHECKPOINTS, SHARDS):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        remove_dead_shard_locks(self.run_folder, self.stage.name)
+        remove_dead_shard_locks(self.place.run_folder, self.stage.name)
         (self.folder / STARTED).unlink(missing_ok=True)
         (self.folder / PROGRESS).unlink(missing_ok=True)
 

@@ -89,26 +89,21 @@ def run_stages(
 
 
 def _run_one(
-    stage: AnyStage,
-    run: RunSettings,
-    device: torch.device,
-    stop: StopFlag,
-    console: Console,
-    *,
-    force: bool,
+    stage: AnyStage, run: RunSettings, device: torch.device, stop: StopFlag, console: Console, *, force: bool
 ) -> None:
     first = processes.rank() == 0
     if processes.world_size() > 1 and not stage.distributed:
         raise LussError(f"{stage.name} works in one process: start it without torchrun")
     states = States(run)
-    state, place = states.of(stage), states.place(stage, stop)
-    files = StageFolder(stage, run, states.run_folder, place.fingerprint)
+    state = states.of(stage)
     processes.barrier()
     if state.kind == "done" and not force:
         if first:
             console.print(f"{stage.name}: done ({duration(state.seconds)})", highlight=False)
         return
     states.check(stage.name, stage.needs)
+    place = states.place(stage, stop)
+    files = StageFolder(stage, place)
     if first:
         _prepare(files, state, console, force=force)
     processes.barrier()

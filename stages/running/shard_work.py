@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,7 +51,7 @@ def run_shards(run: RunSettings, stage: AnyStage, shards: Sequence[int], console
     with telling_full_disk(), stop_on_signals() as stop:
         work = _ShardWork(run, stage, device, stop, console or Console())
         for shard in shards:
-            with shard_lock(work.run_folder, stage.name, shard, stop=stop):
+            with shard_lock(work.place.run_folder, stage.name, shard, stop=stop):
                 work.make(shard)
 
 
@@ -65,16 +64,14 @@ class _ShardWork:
     device: torch.device
     stop: StopFlag
     console: Console
-    run_folder: Path = field(init=False)
     place: StagePlace = field(init=False)
     files: StageFolder = field(init=False)
     maker: Maker | None = None
     start_id: str = ""
 
     def __post_init__(self) -> None:
-        self.run_folder = Path(self.run.output)
         self.place = States(self.run).place(self.stage, self.stop)
-        self.files = StageFolder(self.stage, self.run, self.run_folder, self.place.fingerprint)
+        self.files = StageFolder(self.stage, self.place)
 
     def make(self, shard: int) -> None:
         """Makes one shard, whose lock is held, unless it is there."""
@@ -134,7 +131,7 @@ class _ShardWork:
         if kind == "stale":
             reason = states.of(self.stage).detail
             raise LussError(
-                f"{self.stage.name} in {self.run_folder} is stale ({reason}), and a single shard moves no results aside: "
+                f"{self.stage.name} in {self.place.run_folder} is stale ({reason}), and a single shard moves no results aside: "
                 "run or submit the stage"
             )
         states.check(self.stage.name, self.stage.needs)
@@ -153,6 +150,6 @@ class _ShardWork:
 
     def _moved(self) -> LussError:
         return LussError(
-            f"{self.stage.name} in {self.run_folder} was moved aside, ended or changed by another process meanwhile: nothing was "
+            f"{self.stage.name} in {self.place.run_folder} was moved aside, ended or changed by another process meanwhile: nothing was "
             "written, run this again"
         )

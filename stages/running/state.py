@@ -77,7 +77,8 @@ class States:
 
     def place(self, stage: AnyStage, stop: StopFlag | None = None) -> StagePlace:
         """Where a stage stands; `stop` ends what it may have to wait for."""
-        stop = stop or StopFlag()
+        # Not `stop or`: a flag that nobody has set is false.
+        stop = StopFlag() if stop is None else stop
         listing = partial(listing_lock, self.run_folder, stop=stop)
         return StagePlace(self.run, self.run_folder, self.fingerprint(stage), listing, stop)
 

@@ -29,7 +29,7 @@ def untrained(luss: Launcher, config: Path, finished: Path, tmp_path_factory: py
 def published(luss: Launcher, config: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same after the attention of the published code, whose frozen backbone drifts."""
     run = copy_until(finished, tmp_path_factory.mktemp("published"), "pixel_attention")
-    words = [f"output={run}", "pixel_attention.published=true", "finetune.epochs=0", "--until", "finetune"]
+    words = [f"output={run}", "pixel_attention.batch_norm=drifting", "finetune.epochs=0", "--until", "finetune"]
     outcome = luss("run", str(config), *words)
     assert outcome.code == 0, outcome.output
     return run
@@ -67,7 +67,7 @@ def pooled(run: Path, config: Path, backbone_of: str) -> np.ndarray:
     backbone = load_backbone(run / backbone_of)
     attention = PixelAttention(backbone.num_channels, shared=False)
     attention.load_state_dict(load_tensors(run / "pixel_attention" / "attention.safetensors"))
-    network = AttendedBackbone(backbone, attention, upsample_factor=settings.pixel_attention.upsample).eval()
+    network = AttendedBackbone(backbone, attention, target_stride=settings.pixel_attention.target_stride).eval()
     manifest = train_manifest(run)
     rows = np.zeros((len(manifest), backbone.num_channels), np.float32)
     for batch in cropped_batches(

@@ -278,7 +278,7 @@ def test_a_mistake_in_a_word_is_one_line_and_starts_nothing(luss: Launcher, conf
         (["data.root=/nowhere/at/all"], "data.root"),
         (["device=cuda:7"], "device is 'cuda:7'"),
         (
-            ["pretrain.batch_size=61", "pretrain.clustering.queue_length=0", "--until", "pretrain"],
+            ["pretrain.batch_size=61", "pretrain.method.clustering.queue_length=0", "--until", "pretrain"],
             "there are 60 images",
         ),
         (["cluster.num_clusters=61", "--until", "cluster"], "cluster.num_clusters is 61"),

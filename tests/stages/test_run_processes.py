@@ -94,7 +94,7 @@ def test_queue_codes_and_batch_norm_of_two_processes_are_those_of_one(
     luss: Launcher, config: Path, finished: Path, listed: Path
 ) -> None:
     # From the third step on the queue is full.
-    words = [str(config), "pretrain.clustering.queue_start_epoch=0", "--until", "pretrain"]
+    words = [str(config), "pretrain.method.clustering.queue_start_epoch=0", "--until", "pretrain"]
 
     def alone(name: str, *more: str) -> list[float]:
         run = listed.parent / name
@@ -103,7 +103,7 @@ def test_queue_codes_and_batch_norm_of_two_processes_are_those_of_one(
         assert outcome.code == 0, outcome.output
         return [line["loss"] for line in losses(run / "pretrain")]
 
-    expected, without_queue = alone("alone"), alone("no-queue", "pretrain.clustering.queue_length=0")
+    expected, without_queue = alone("alone"), alone("no-queue", "pretrain.method.clustering.queue_length=0")
     for outcome in luss.together(2, "pretrain", *words[:2], f"output={listed}"):
         assert outcome.code == 0, outcome.output
     found = [line["loss"] for line in losses(listed / "pretrain")]

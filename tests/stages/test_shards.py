@@ -16,7 +16,6 @@ from running import ORDER, Fault, Launcher, results
 from luss.config import load_config
 from luss.errors import LussError
 from luss.settings import RunSettings
-from stages.base import fingerprint
 from stages.parts.attended import attended
 from stages.pipeline import STAGES
 from stages.running.folder import StageFolder
@@ -215,7 +214,7 @@ def test_a_shard_whose_stage_was_moved_aside_meanwhile_writes_nothing(
     def moving(*arguments: Any, **words: Any) -> None:
         if (run / stage.name).exists():
             (run / stage.name).rename(tmp_path / "moved")
-            StageFolder(stage, settings, run, fingerprint(stage, settings)).begin()
+            StageFolder(stage, States(settings).place(stage)).begin()
 
     # Between its beginning and its end, as by somebody who took its lock for dead.
     monkeypatch.setattr("stages.running.shard_work.begin_piece", moving)
@@ -238,15 +237,13 @@ def test_a_shard_that_is_asked_to_stop_is_made_again_later(
 
 
 def test_many_who_begin_a_stage_at_once_agree_on_one_record(config: Path, before: Callable[[str], Path]) -> None:
-    run = before("extract_features")
+    run, stage = before("extract_features"), STAGES["extract_features"]
     settings = load_config(config, [f"output={run}"])
     together = Barrier(8)
 
     def begin(_: int) -> str:
         together.wait()
-        return StageFolder(
-            STAGES["extract_features"], settings, run, fingerprint(STAGES["extract_features"], settings)
-        ).begin_shard()
+        return StageFolder(stage, States(settings).place(stage)).begin_shard()
 
     with ThreadPoolExecutor(8) as pool:
         words = set(pool.map(begin, range(8)))

@@ -79,7 +79,7 @@ def listed(finished: Path, tmp_path: Path) -> Path:
 
 # What divides over the 8 processes of a job, or 16.
 BATCHES = [f"{stage}.batch_size=48" for stage in ("pretrain", "pixel_attention", "finetune")] + [
-    "pretrain.clustering.queue_length=0",
+    "pretrain.method.clustering.queue_length=0",
     "pixel_attention.queue_length=0",
 ]
 
