@@ -362,7 +362,7 @@ def test_a_run_without_any_protocol_is_refused(minimal: Path) -> None:
 
 
 def test_every_protocol_that_can_be_named_has_stages_that_hold_all_that_they_need() -> None:
-    assert set(PROTOCOLS) == set(validation.PROTOCOLS)
+    assert set(PROTOCOLS) == set(get_args(Protocol))
     for protocol in PROTOCOLS.values():
         for place, stage in enumerate(protocol.stages):
             assert set(stage.needs) <= set(protocol.stages[:place])
