@@ -14,10 +14,8 @@ from luss.data.resized import (
     ResizedBatch,
     cropped_batches,
     normalise,
-    num_shards,
     resized_batches,
     shape_batches,
-    shard_rows,
     target_size,
 )
 from luss.data.skipped import SkippedFiles
@@ -182,11 +180,3 @@ def test_normalising_subtracts_the_mean_and_divides_by_the_deviation_of_each_cha
     result = normalise(images, torch.device("cpu"), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
     for channel, (mean, std) in enumerate(((0.1, 0.5), (0.2, 0.25), (0.3, 2.0))):
         torch.testing.assert_close(result[:, channel], (images[:, channel].float() / 255 - mean) / std)
-
-
-@pytest.mark.parametrize(("num_rows", "shard_size", "expected"), [(0, 4, 0), (4, 4, 1), (9, 4, 3), (3, 10, 1)])
-def test_shards_cover_every_row_once(num_rows: int, shard_size: int, expected: int) -> None:
-    assert num_shards(num_rows, shard_size) == expected
-    rows = [row for shard in range(expected) for row in shard_rows(num_rows, shard_size, shard)]
-    assert rows == list(range(num_rows))
-    assert all(0 < len(shard_rows(num_rows, shard_size, shard)) <= shard_size for shard in range(expected))
