@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,18 @@ def create_text(path: Path, text: str) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def keep_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
+    """Rewrites a file of JSON lines with those that are wanted; a line that a kill has cut off goes. Does nothing where there is no file."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError, KeyError):
+            if wanted(json.loads(line)):
+                kept.append(line + "\n")
+    write_text(path, "".join(kept))
 
 
 def remove_leftovers(targets: Iterable[Path]) -> None:

@@ -41,6 +41,7 @@ class StagePlace:
     Attributes:
         run: All settings.
         run_folder: The run's folder.
+        folder: The stage's own folder.
         fingerprint: Of the stage, found once.
         listing: Holds the listing of images against other processes, which wait.
         stop: Asked between steps, shards and batches.
@@ -48,6 +49,7 @@ class StagePlace:
 
     run: RunSettings
     run_folder: Path
+    folder: Path
     fingerprint: str
     listing: Callable[[], AbstractContextManager[None]]
     stop: StopFlag
@@ -62,14 +64,12 @@ class StageContext(StagePlace):
     """What a stage works with.
 
     Attributes:
-        folder: The stage's own folder.
         device: Where to compute.
         reporter: Where news go.
         skipped: The stage's list of unreadable images; of this process, where several work together.
         confirm: Raises unless what is made still belongs to the stage; asked before a shard is written.
     """
 
-    folder: Path
     device: torch.device
     reporter: Reporter
     skipped: SkippedFiles

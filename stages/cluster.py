@@ -1,7 +1,5 @@
 """Stage 4: k-means over the feature vectors finds the categories."""
 
-import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from luss.data.categories import categories_of, numbered_categories
 from luss.data.manifest import Manifest
 from luss.features.layout import descriptor_widths, reduce_descriptors
 from luss.features.store import FeatureStore
-from luss.files import read_json, replacing, write_json, write_text
-from luss.processes import Reduce, in_step
+from luss.files import keep_lines, read_json, replacing, write_json
+from luss.processes import LocalReduce, Reduce, TorchReduce, in_step
 from luss.settings import ClusterSettings, RunSettings
 from stages.base import CHECKPOINTS, AnyStage, BlockOf, Stage, StageContext
 from stages.extract_features import ExtractFeatures
@@ -71,7 +69,10 @@ class Cluster(Stage[ClusterSettings]):
         def report(progress: Progress) -> None:
             nonlocal first
             if first and reduce.rank == 0:
-                forget_from(context.folder / "metrics.jsonl", (progress.restart, progress.iteration))
+                # Lines that were written after the checkpoint that is continued.
+                position = (progress.restart, progress.iteration)
+                log = context.folder / "metrics.jsonl"
+                keep_lines(log, lambda line: (line["restart"], line["iteration"]) < position)
             first = False
             done = progress.restart * settings.num_iterations + progress.iteration
             context.reporter.advance(min(done, total), objective=progress.objective)
@@ -138,20 +139,6 @@ def write_assignments(folder: Path, own: NDArray[np.int32], num_rows: int, reduc
             file.write(np.load(part, allow_pickle=False).data)
     assignments: NDArray[np.integer[Any]] = np.load(path, mmap_mode="r", allow_pickle=False)
     return assignments
-
-
-def forget_from(path: Path, position: tuple[int, int]) -> None:
-    """Drops the lines of a log that were written after the checkpoint that is continued: those from a restart and iteration on."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        # A kill cuts the last line off.
-        with contextlib.suppress(ValueError, KeyError):
-            values = json.loads(line)
-            if (values["restart"], values["iteration"]) < position:
-                kept.append(line + "\n")
-    write_text(path, "".join(kept))
 
 
 def mean_vectors(

@@ -12,7 +12,7 @@ from torch import Tensor
 from luss.benchmark.distance_matching import Bank, bank_of_image, vote_shares
 from luss.clustering.neighbours import Neighbours
 from luss.data.manifest import Manifest
-from luss.data.resized import ResizedBatch, num_shards, resized_batches, shard_rows
+from luss.data.resized import ResizedBatch, normalise, resized_batches
 from luss.errors import LussError
 from luss.labels.source import MaskLabels, resize_nearest
 from luss.models.backbone import Backbone
@@ -26,6 +26,7 @@ from stages.parts.images import num_files
 from stages.parts.masks import write_splits
 from stages.parts.metrics import count_splits, evaluate_splits, figures, write_metrics
 from stages.parts.train_semi import semi_labels
+from stages.sharded import cut
 
 
 class DistanceMatching(Stage[DistanceMatchingSettings]):
@@ -110,8 +111,8 @@ def _make_bank(context: StageContext, features: _Features, masks: MaskLabels) ->
         return Bank.load(path)
     size = features.settings.shard_size
     parts = {
-        shard_rows(len(masks), size, shard): context.folder / CHECKPOINTS / f"bank-{size}-{shard:05d}.npz"
-        for shard in range(num_shards(len(masks), size))
+        rows: context.folder / CHECKPOINTS / f"bank-{size}-{part:05d}.npz"
+        for part, rows in enumerate(cut(len(masks), size))
     }
     context.reporter.start("image", len(masks), sum(len(rows) for rows, part in parts.items() if part.is_file()))
     done = 0

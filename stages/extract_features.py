@@ -18,36 +18,30 @@ from stages.base import AnyStage, BlockOf, StageContext, StagePlace
 from stages.parts.attended import attended
 from stages.parts.images import train_manifest
 from stages.pixel_attention import PixelAttentionStage
-from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan
+from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, cut
 
 
 class FeaturePlan(ShardPlan):
     """The shards of the stores `features` and, where it is asked for, `layout`."""
 
-    def __init__(
-        self, place: StagePlace, folder: Path, settings: ExtractFeaturesSettings, attention: PixelAttentionStage
-    ) -> None:
+    def __init__(self, place: StagePlace, settings: ExtractFeaturesSettings, attention: PixelAttentionStage) -> None:
         """Cuts the training images; asks for no other stage than the manifest yet.
 
         Args:
             place: Of the stage.
-            folder: The stage's folder.
             settings: The stage's own.
             attention: The stage that the vectors are pooled with.
         """
         self.settings, self.manifest = settings, train_manifest(place.run_folder)
-        self._place, self._folder, self._attention = place, folder, attention
-        size, count = self.settings.shard_size, len(self.manifest)
-        super().__init__(
-            [range(start, min(start + size, count)) for start in range(0, count, size)], ShardNotes(folder)
-        )
+        self._place, self._attention = place, attention
+        super().__init__(cut(len(self.manifest), settings.shard_size), ShardNotes(place.folder))
 
     @cached_property
     def writers(self) -> dict[str, FeatureWriter]:
         """A writer a store, by the store's folder."""
         return {
             name: FeatureWriter(
-                self._folder / name,
+                self._place.folder / name,
                 len(self.manifest),
                 dim,
                 self.settings.dtype,
@@ -95,7 +89,7 @@ class ExtractFeatures(ShardedStage[ExtractFeaturesSettings]):
 
     def plan(self, place: StagePlace) -> FeaturePlan:
         """Ranges of `shard_size` training images."""
-        return FeaturePlan(place, place.of(self), self.block(place.run), self.attention)
+        return FeaturePlan(place, self.block(place.run), self.attention)
 
     def maker(self, context: StageContext, plan: FeaturePlan) -> Maker:
         """Loads the network once."""

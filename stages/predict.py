@@ -32,7 +32,7 @@ class Predict(ShardedStage[PredictSettings]):
 
     def plan(self, place: StagePlace) -> MaskPlan:
         """Ranges of `shard_size` images of each evaluated split."""
-        return MaskPlan(place, place.of(self), self.block(place.run).shard_size)
+        return MaskPlan(place, self.block(place.run).shard_size)
 
     def maker(self, context: StageContext, plan: MaskPlan) -> Maker:
         """Loads the network once."""

@@ -14,7 +14,7 @@ from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.data.imagenet_s import mask_path, read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
-from luss.data.resized import ResizedBatch, num_shards, resized_batches, shard_rows
+from luss.data.resized import ResizedBatch, normalise, resized_batches
 from luss.errors import LussError
 from luss.files import replacing, write_json
 from luss.labels.layers import current_layer
@@ -31,33 +31,33 @@ from stages.cluster import Cluster
 from stages.parts.attended import attended
 from stages.parts.images import data_layout, listed_split, num_classes, train_manifest
 from stages.pixel_attention import PixelAttentionStage
-from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, make_missing
+from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, cut, make_missing
 
 
 class LabelPlan(ShardPlan):
     """The shards of one label-map store."""
 
     def __init__(
-        self, manifest: Manifest, folder: Path, notes: ShardNotes, *, size: int, num_clusters: int, identity: str
+        self, place: StagePlace, manifest: Manifest, store: str, prefix: str, *, size: int, num_clusters: int
     ) -> None:
         """Cuts a split's images.
 
         Args:
+            place: Of the stage.
             manifest: The images.
-            folder: Of the store.
-            notes: Of the shards.
+            store: Folder of the store, in the stage's own.
+            prefix: Of the notes.
             size: Images of a shard.
             num_clusters: C.
-            identity: The stage's fingerprint.
         """
         self.manifest = manifest
-        ranges = [shard_rows(len(manifest), size, shard) for shard in range(num_shards(len(manifest), size))]
-        super().__init__(ranges, notes)
+        ranges = cut(len(manifest), size)
+        super().__init__(ranges, ShardNotes(place.folder, prefix))
         self.writer = LabelWriter(
-            folder,
+            place.folder / store,
             [(rows.start, rows.stop) for rows in ranges],
             num_clusters=num_clusters,
-            fingerprint=f"{identity}-{len(manifest)}",
+            fingerprint=f"{place.fingerprint}-{len(manifest)}",
         )
 
     def is_made(self, shard: int) -> bool:
@@ -108,15 +108,8 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         return self._plan(place, train_manifest(place.run_folder), "labels", "")
 
     def _plan(self, place: StagePlace, manifest: Manifest, store: str, prefix: str) -> LabelPlan:
-        folder = place.of(self)
-        return LabelPlan(
-            manifest,
-            folder / store,
-            ShardNotes(folder, prefix),
-            size=self.block(place.run).shard_size,
-            num_clusters=self.num_clusters(place.run),
-            identity=place.fingerprint,
-        )
+        size, num_clusters = self.block(place.run).shard_size, self.num_clusters(place.run)
+        return LabelPlan(place, manifest, store, prefix, size=size, num_clusters=num_clusters)
 
     def maker(self, context: StageContext, plan: LabelPlan) -> Maker:
         """Loads network, centroids and the training images' clusters once."""

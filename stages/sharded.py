@@ -22,6 +22,11 @@ from luss.files import read_json, remove_leftovers, write_json
 from stages.base import AnyStage, Block, BlockOf, Stage, StageContext, StagePlace
 
 
+def cut(count: int, size: int) -> list[range]:
+    """Images 0..count-1 in ranges of `size`, the last one of those that are left."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 @dataclass(frozen=True)
 class Batch:
     """News of a maker: some images of its shard are finished.

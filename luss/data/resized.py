@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -157,11 +156,9 @@ def _loader(dataset: _ResizedDataset, batches: list[list[int]], workers: int) ->
     )
 
 
-def shard_rows(num_rows: int, shard_size: int, shard: int) -> range:
-    """The rows of a shard."""
-    return range(shard * shard_size, min((shard + 1) * shard_size, num_rows))
-
-
-def num_shards(num_rows: int, shard_size: int) -> int:
-    """How many shards hold `num_rows` rows."""
-    return int(np.ceil(num_rows / shard_size))
+def normalise(images: Tensor, device: torch.device, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 on the device, minus mean, over std, channels last."""
+    offset = torch.tensor(mean, device=device)[:, None, None]
+    scale = torch.tensor(std, device=device)[:, None, None]
+    values = images.to(device, non_blocking=True).float() / 255
+    return ((values - offset) / scale).contiguous(memory_format=torch.channels_last)

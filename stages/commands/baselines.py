@@ -1,6 +1,7 @@
 """`luss baselines`: what a run's numbers are worth."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,10 +97,8 @@ def _measure_simple(run: "RunSettings", names: list[str], console: Console) -> N
         reporter = ConsoleReporter(FOLDER, folder, console=console)
         skipped = SkippedFiles(folder / "skipped.csv")
         # No stage's own work: it reads what the manifest has listed.
-        place = States(run).place(MANIFEST, stop)
-        context = StageContext(
-            **vars(place), folder=folder, device=resolve_device(run.device), reporter=reporter, skipped=skipped
-        )
+        place = replace(States(run).place(MANIFEST, stop), folder=folder)
+        context = StageContext(**vars(place), device=resolve_device(run.device), reporter=reporter, skipped=skipped)
         try:
             measure_simple(context, names)
         finally:

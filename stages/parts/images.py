@@ -11,7 +11,7 @@ from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
 from luss.files import read_json
 from luss.progress import Interrupted
-from luss.settings import DataSettings, RunSettings
+from luss.settings import DataSettings
 from stages.base import StageContext, StagePlace
 
 EMBEDDED = "shapes"
@@ -131,18 +131,10 @@ def evaluated_manifests(place: StagePlace) -> dict[str, Manifest]:
     return found or {"train": train_manifest(place.run_folder)}
 
 
-def num_trained(run_folder: Path) -> int:
-    """Images that are clustered and labelled; the manifest stage is done."""
-    return _num_listed(run_folder, "train")
-
-
-def num_pretrained(run: RunSettings, run_folder: Path) -> int:
-    """Images that the representation is learned from; the manifest stage is done."""
-    return sum(_num_listed(run_folder, name) for name in ["train", *map(list_name, run.data.extra)])
-
-
-def _num_listed(run_folder: Path, name: str) -> int:
-    return int(read_json(run_folder / _MANIFEST / "manifest" / f"{name}.json")["num_images"])
+def num_listed(run_folder: Path, *extra: str) -> int:
+    """Training images, those of the folders `extra` of `data.extra` included; the manifest stage is done."""
+    facts = [run_folder / _MANIFEST / "manifest" / f"{name}.json" for name in ("train", *map(list_name, extra))]
+    return sum(int(read_json(path)["num_images"]) for path in facts)
 
 
 def listed_folders(data: DataSettings, layout: Layout) -> dict[str, Path]:

@@ -10,14 +10,12 @@ import numpy as np
 from luss.data.imagenet_s import read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
-from luss.data.names import MaskNames
-from luss.data.resized import num_shards, shard_rows
 from luss.files import replacing
 from luss.predict import Predicted, write_masks
 from luss.report.contact_sheet import cluster_sheet
 from stages.base import StageContext, StagePlace
 from stages.parts.images import evaluated_manifests
-from stages.sharded import Batch, Maker, ShardNotes, ShardPlan, absorb_lists, make_missing
+from stages.sharded import Batch, Maker, ShardNotes, ShardPlan, absorb_lists, cut, make_missing
 
 Segment = Callable[[Manifest, list[int]], Iterator[Predicted]]
 """Gives the label maps of images of a manifest, in any order."""
@@ -29,25 +27,23 @@ class MaskPlan(ShardPlan):
     A mask is a file, so nothing of a shard shows that it is complete but the note that is written last.
     """
 
-    def __init__(self, place: StagePlace, folder: Path, size: int) -> None:
+    def __init__(self, place: StagePlace, size: int) -> None:
         """Cuts the images, which are listed here if they are not yet.
 
         Args:
             place: Of the stage whose masks they are.
-            folder: The stage's folder.
             size: Images of a shard.
         """
-        self.folder = folder / "masks"
+        self.folder = place.folder / "masks"
         self.manifests = evaluated_manifests(place)
         self._fingerprint = place.fingerprint
         self.splits: list[str] = []
         ranges: list[range] = []
         for split, manifest in self.manifests.items():
-            count = len(manifest)
-            own = [shard_rows(count, size, shard) for shard in range(num_shards(count, size))]
+            own = cut(len(manifest), size)
             ranges += own
             self.splits += [split] * len(own)
-        super().__init__(ranges, ShardNotes(folder))
+        super().__init__(ranges, ShardNotes(place.folder))
 
     @cached_property
     def names(self) -> dict[str, MaskNames]:
@@ -82,7 +78,7 @@ def write_splits(context: StageContext, segment: Segment, size: int) -> dict[str
     Returns:
         The number of images of each split, and of those that could not be read.
     """
-    plan = MaskPlan(context, context.folder, size)
+    plan = MaskPlan(context, size)
     make_missing(context, plan, lambda: mask_maker(plan, segment))
     absorb_lists(context, plan)
     return join_masks(context, plan)

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from luss.files import write_json, write_text
+from luss.files import keep_lines, write_json
 from stages.running.folder import PROGRESS
 
 _PLAIN_SECONDS = 20.0
@@ -126,17 +126,8 @@ class ConsoleReporter:
 
     def rewind(self, step: int) -> None:
         """Drops metric lines from `step` on (written after the checkpoint that is continued), and a half-written last line."""
-        path = self.folder / "metrics.jsonl"
-        if self.quiet or not path.is_file():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line).get("step", -1) < step:
-                    kept.append(line + "\n")
-            except ValueError:
-                continue
-        write_text(path, "".join(kept))
+        if not self.quiet:
+            keep_lines(self.folder / "metrics.jsonl", lambda line: line.get("step", -1) < step)
 
     def message(self, text: str) -> None:
         """A line for the screen and the log."""

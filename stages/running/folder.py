@@ -71,11 +71,6 @@ class StageFolder:
     stage: AnyStage
     place: StagePlace
 
-    @property
-    def folder(self) -> Path:
-        """The stage's folder."""
-        return self.place.of(self.stage)
-
     def _record(self) -> dict[str, Any]:
         return {
             "stage": self.stage.name,
@@ -91,8 +86,8 @@ class StageFolder:
 
         Only for who holds the run: nobody else may write into the stage.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "config.yaml", to_yaml(self.place.run))
+        self.place.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.place.folder / "config.yaml", to_yaml(self.place.run))
         if not self._create_started():
             self._remove_leftovers()
 
@@ -105,31 +100,33 @@ class StageFolder:
         Raises:
             LussError: The stage was moved aside or ended in this moment.
         """
-        create_text(self.folder / "config.yaml", to_yaml(self.place.run))
+        create_text(self.place.folder / "config.yaml", to_yaml(self.place.run))
         self._create_started()
         return self.start_id()
 
     def start_id(self) -> str:
         """The word that `begin_shard` has returned; another one, or none, when the stage was moved aside meanwhile."""
-        return str(read_json(self.folder / STARTED).get("start", ""))
+        return str(read_json(self.place.folder / STARTED).get("start", ""))
 
     def _create_started(self) -> bool:
         record = {**self._record(), "start": uuid.uuid4().hex}
-        return create_text(self.folder / STARTED, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        return create_text(self.place.folder / STARTED, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
     def _remove_leftovers(self) -> None:
         """But not among masks, which are many: who makes a shard of them clears its own."""
-        for path in [self.folder, *self.folder.iterdir()]:
+        for path in [self.place.folder, *self.place.folder.iterdir()]:
             if path.is_dir() and path.name != _MASKS:
                 lefts = (
-                    path.glob(f".*{TEMPORARY_SUFFIX}") if path == self.folder else path.rglob(f".*{TEMPORARY_SUFFIX}")
+                    path.glob(f".*{TEMPORARY_SUFFIX}")
+                    if path == self.place.folder
+                    else path.rglob(f".*{TEMPORARY_SUFFIX}")
                 )
                 for left in lefts:
                     left.unlink(missing_ok=True)
 
     def seconds_before(self) -> float:
         """Work time of earlier, interrupted tries."""
-        return float(read_progress(self.folder).get("seconds", 0.0))
+        return float(read_progress(self.place.folder).get("seconds", 0.0))
 
     def set_aside(self) -> Path:
         """Moves the whole stage folder to `superseded/`, where it stays until somebody deletes it.
@@ -144,7 +141,7 @@ class StageFolder:
             / f"{self.stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         )
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.folder.rename(target)
+        self.place.folder.rename(target)
         return target
 
     def finish(self, figures: dict[str, Any], *, seconds: float, peak_memory_mb: int) -> None:
@@ -156,12 +153,13 @@ class StageFolder:
             peak_memory_mb: Of this process.
         """
         self._remove_leftovers()
-        work = work_of_shards(self.folder)
+        work = work_of_shards(self.place.folder)
         products = {
-            path.relative_to(self.folder).as_posix(): path.stat().st_size for path in sorted(_products(self.folder))
+            path.relative_to(self.place.folder).as_posix(): path.stat().st_size
+            for path in sorted(_products(self.place.folder))
         }
         write_json(
-            self.folder / DONE,
+            self.place.folder / DONE,
             {
                 **self._record(),
                 "id": uuid.uuid4().hex,
@@ -175,10 +173,10 @@ class StageFolder:
         )
         # Only now: a process killed before would have to begin again.
         for name in (CHECKPOINTS, SHARDS):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            shutil.rmtree(self.place.folder / name, ignore_errors=True)
         remove_dead_shard_locks(self.place.run_folder, self.stage.name)
-        (self.folder / STARTED).unlink(missing_ok=True)
-        (self.folder / PROGRESS).unlink(missing_ok=True)
+        (self.place.folder / STARTED).unlink(missing_ok=True)
+        (self.place.folder / PROGRESS).unlink(missing_ok=True)
 
 
 def _products(folder: Path) -> Iterator[Path]:

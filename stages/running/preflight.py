@@ -10,7 +10,7 @@ from luss.errors import LussError
 from luss.settings import DataSettings, RunSettings, TrainSettings
 from stages.base import Stage
 from stages.finetune import Finetune
-from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split, num_pretrained, num_trained
+from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split, num_listed
 from stages.parts.train_semi import check_train_semi
 from stages.pipeline import ATTENTION, CLUSTERS, DISTANCE_MATCHING, FINETUNE, MANIFEST, PRETRAIN, STAGES, stages_of
 from stages.running.state import States
@@ -40,8 +40,8 @@ def check_sizes(run: RunSettings) -> None:
     if States(run).of(MANIFEST).kind != "done":
         return
     run_folder = Path(run.output)
-    num_images = num_trained(run_folder)
-    problems = list(_too_large(run, num_images, num_pretrained(run, run_folder)))
+    # Those that are clustered and labelled, and those that the representation is learned from.
+    problems = list(_too_large(run, num_listed(run_folder), num_listed(run_folder, *run.data.extra)))
     if problems:
         raise LussError("\n".join(problems))
 

@@ -108,19 +108,19 @@ def _run_one(
         _prepare(files, state, console, force=force)
     processes.barrier()
     reporter = ConsoleReporter(
-        stage.name, files.folder, console=console, seconds_before=files.seconds_before(), quiet=not first
+        stage.name, place.folder, console=console, seconds_before=files.seconds_before(), quiet=not first
     )
     begin_piece(run.seed)
-    skipped = SkippedFiles(files.folder / _own_list())
-    context = StageContext(**vars(place), folder=files.folder, device=device, reporter=reporter, skipped=skipped)
+    skipped = SkippedFiles(place.folder / _own_list())
+    context = StageContext(**vars(place), device=device, reporter=reporter, skipped=skipped)
     try:
         if first:
             console.print(f"[bold]{stage.name}[/bold]", highlight=False)
         figures = stage.run(context)
         processes.barrier()
         if first:
-            _absorb_ranks(files.folder)
-            num_skipped = SkippedFiles(files.folder / "skipped.csv").count
+            _absorb_ranks(place.folder)
+            num_skipped = SkippedFiles(place.folder / "skipped.csv").count
             figures |= {"skipped": num_skipped} if num_skipped else {}
             seconds = reporter.seconds()
             reporter.message(f"{stage.name}: done in {duration(seconds)}{_shown_figures(figures)}")
@@ -133,7 +133,7 @@ def _run_one(
     finally:
         reporter.close()
     if first:
-        (files.folder / PROGRESS).unlink(missing_ok=True)
+        (place.folder / PROGRESS).unlink(missing_ok=True)
 
 
 def _prepare(files: StageFolder, state: StageState, console: Console, *, force: bool) -> None:
@@ -144,7 +144,7 @@ def _prepare(files: StageFolder, state: StageState, console: Console, *, force: 
             f"{files.stage.name}: runs anew ({reason}); the old result is kept in {files.set_aside()}", highlight=False
         )
     files.begin()
-    _absorb_ranks(files.folder)
+    _absorb_ranks(files.place.folder)
 
 
 def _own_list() -> str:

@@ -87,7 +87,7 @@ class _ShardWork:
         progress = plan.notes.path(shard, ".progress.json")
         reporter = ConsoleReporter(
             f"{name} shard {shard}",
-            self.files.folder,
+            self.place.folder,
             console=self.console,
             seconds_before=float(read_json(progress)["seconds"]) if progress.is_file() else 0.0,
             progress=progress,
@@ -95,7 +95,6 @@ class _ShardWork:
         skipped = SkippedFiles(plan.notes.skipped(shard))
         context = StageContext(
             **vars(self.place),
-            folder=self.files.folder,
             device=self.device,
             reporter=reporter,
             skipped=skipped,

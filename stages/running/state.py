@@ -80,7 +80,8 @@ class States:
         # Not `stop or`: a flag that nobody has set is false.
         stop = StopFlag() if stop is None else stop
         listing = partial(listing_lock, self.run_folder, stop=stop)
-        return StagePlace(self.run, self.run_folder, self.fingerprint(stage), listing, stop)
+        folder = self.run_folder / stage.name
+        return StagePlace(self.run, self.run_folder, folder, self.fingerprint(stage), listing, stop)
 
     def check(self, name: str, needs: Sequence[AnyStage]) -> None:
         """Makes sure that stages are done.

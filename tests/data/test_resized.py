@@ -13,10 +13,9 @@ from luss.data.manifest import Manifest, build_manifest
 from luss.data.resized import (
     ResizedBatch,
     cropped_batches,
-    num_shards,
+    normalise,
     resized_batches,
     shape_batches,
-    shard_rows,
     target_size,
 )
 from luss.data.skipped import SkippedFiles
@@ -176,9 +175,8 @@ def test_a_crop_is_the_middle_of_the_resized_image(manifest: Manifest, resize: i
         torch.testing.assert_close(batch.images[0, 1].float(), green[:, None].expand(-1, crop), atol=5, rtol=0)
 
 
-@pytest.mark.parametrize(("num_rows", "shard_size", "expected"), [(0, 4, 0), (4, 4, 1), (9, 4, 3), (3, 10, 1)])
-def test_shards_cover_every_row_once(num_rows: int, shard_size: int, expected: int) -> None:
-    assert num_shards(num_rows, shard_size) == expected
-    rows = [row for shard in range(expected) for row in shard_rows(num_rows, shard_size, shard)]
-    assert rows == list(range(num_rows))
-    assert all(0 < len(shard_rows(num_rows, shard_size, shard)) <= shard_size for shard in range(expected))
+def test_normalising_subtracts_the_mean_and_divides_by_the_deviation_of_each_channel() -> None:
+    images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    result = normalise(images, torch.device("cpu"), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
+    for channel, (mean, std) in enumerate(((0.1, 0.5), (0.2, 0.25), (0.3, 2.0))):
+        torch.testing.assert_close(result[:, channel], (images[:, channel].float() / 255 - mean) / std)

@@ -20,6 +20,7 @@ from stages.pixel_attention import PixelAttentionStage
 from stages.predict import Predict
 from stages.pseudo_labels import PseudoLabelsStage
 from stages.running.state import States
+from stages.sharded import cut
 
 # A second round, as `stages/pipeline.py` would have it.
 ATTENTION = PixelAttentionStage("pixel_attention_2", lambda run: run.pixel_attention, MANIFEST, FINETUNE)
@@ -93,3 +94,11 @@ def test_one_look_finds_every_fingerprint_once(config: Path, finished: Path, com
     found = {stage: states.fingerprint(stage) for stage in pipeline.STAGES.values()}
     assert computed == dict.fromkeys(STAGES, 1)
     assert found == {stage: fingerprint(stage, states.run) for stage in found}
+
+
+@pytest.mark.parametrize(("count", "size", "expected"), [(0, 4, 0), (4, 4, 1), (9, 4, 3), (3, 10, 1)])
+def test_shards_cover_every_image_once(count: int, size: int, expected: int) -> None:
+    ranges = cut(count, size)
+    assert [index for images in ranges for index in images] == list(range(count))
+    assert len(ranges) == expected
+    assert all(0 < len(images) <= size for images in ranges)
