@@ -32,22 +32,21 @@ def export_model(source: Path, out: Path, *, decoding: PredictSettings, names: M
     description = read_description(source)
     # The folder of a stage has the first two as well, but no decoding.
     claim_folder(out, ("format", "num_clusters", "decoding"))
-    with replacing(out / WEIGHTS_NAME) as temporary:
-        shutil.copyfile(source / WEIGHTS_NAME, temporary)
     # The finetune stage notes the short side of its run's predictions; in an export `decoding` alone says how large images are looked at.
     description.pop("short_side", None)
-    write_json(
-        out / CONFIG_NAME,
-        {
-            **description,
-            **extra,
-            "format": SEGMENTER_FORMAT,
-            "names": {str(cluster): name for cluster, name in sorted(names.items())},
-            "decoding": decoding_entries(decoding),
-            # Of the copy: a copy that went wrong on the way is found when it is loaded.
-            "sha256": description.get("sha256") or sha256_of(source / WEIGHTS_NAME),
-        },
-    )
+    config = {
+        **description,
+        **extra,
+        "format": SEGMENTER_FORMAT,
+        "names": {str(cluster): name for cluster, name in sorted(names.items())},
+        "decoding": decoding_entries(decoding),
+        # Of the copy: a copy that went wrong on the way is found when it is loaded.
+        "sha256": description.get("sha256") or sha256_of(source / WEIGHTS_NAME),
+    }
+    with replacing(out / WEIGHTS_NAME) as temporary:
+        shutil.copyfile(source / WEIGHTS_NAME, temporary)
+        # Before the weights have their name: it says whose folder this is, so the next try of a killed process may go on.
+        write_json(out / CONFIG_NAME, config)
     return out
 
 

@@ -42,11 +42,9 @@ def export_backbones(backbones: Mapping[str, Backbone], out: Path) -> list[Path]
     """
     claim_folder(out, ("architecture", "files"))
     paths = [out / f"{name}.safetensors" for name in backbones]
-    for path, backbone in zip(paths, backbones.values(), strict=True):
-        # Some readers ask for the key.
-        save_tensors(path, backbone.export(), metadata={"format": "pt"})
     first = next(iter(backbones.values()))
     files = [path.name for path in paths]
+    # First, because it says whose folder this is: the next try of a killed process may go on.
     write_json(
         out / "config.json",
         {
@@ -58,6 +56,9 @@ def export_backbones(backbones: Mapping[str, Backbone], out: Path) -> list[Path]
             "files": files,
         },
     )
+    for path, backbone in zip(paths, backbones.values(), strict=True):
+        # Some readers ask for the key.
+        save_tensors(path, backbone.export(), metadata={"format": "pt"})
     text = _README.format(
         name=first.name, first=files[0], mean=list(first.mean), std=list(first.std), files=", ".join(files)
     )
