@@ -14,7 +14,7 @@ from luss.data.manifest import Manifest
 from luss.features.layout import descriptor_widths, reduce_descriptors
 from luss.features.store import FeatureStore
 from luss.files import keep_lines, read_json, replacing, write_json
-from luss.processes import LocalReduce, Reduce, TorchReduce, in_step
+from luss.processes import Reduce, in_step
 from luss.settings import ClusterSettings, RunSettings
 from stages.base import CHECKPOINTS, AnyStage, BlockOf, Stage, StageContext
 from stages.extract_features import ExtractFeatures

@@ -12,7 +12,7 @@ from torch import Tensor
 from luss.benchmark.distance_matching import Bank, bank_of_image, vote_shares
 from luss.clustering.neighbours import Neighbours
 from luss.data.manifest import Manifest
-from luss.data.resized import ResizedBatch, normalise, resized_batches
+from luss.data.resized import ResizedBatch, resized_batches
 from luss.errors import LussError
 from luss.labels.source import MaskLabels, resize_nearest
 from luss.models.backbone import Backbone

@@ -14,7 +14,7 @@ from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.data.imagenet_s import mask_path, read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
-from luss.data.resized import ResizedBatch, normalise, resized_batches
+from luss.data.resized import ResizedBatch, resized_batches
 from luss.errors import LussError
 from luss.files import replacing, write_json
 from luss.labels.layers import current_layer

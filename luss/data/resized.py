@@ -154,11 +154,3 @@ def _loader(dataset: _ResizedDataset, batches: list[list[int]], workers: int) ->
     yield from DataLoader(
         dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=initialise_worker
     )
-
-
-def normalise(images: Tensor, device: torch.device, *, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 on the device, minus mean, over std, channels last."""
-    offset = torch.tensor(mean, device=device)[:, None, None]
-    scale = torch.tensor(std, device=device)[:, None, None]
-    values = images.to(device, non_blocking=True).float() / 255
-    return ((values - offset) / scale).contiguous(memory_format=torch.channels_last)

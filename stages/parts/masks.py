@@ -10,6 +10,7 @@ import numpy as np
 from luss.data.imagenet_s import read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
+from luss.data.names import MaskNames
 from luss.files import replacing
 from luss.predict import Predicted, write_masks
 from luss.report.contact_sheet import cluster_sheet

@@ -11,7 +11,11 @@ def test_a_pretraining_that_collapses_warns_once_with_remedies(
     tmp_path: Path, luss: Launcher, config: Path, embedding_dim: int, num_warnings: int
 ) -> None:
     # Embeddings of one number are all the same direction, whatever the network learns: rank 1 from the first step.
-    words = (f"output={tmp_path / 'run'}", "pretrain.epochs=4", f"pretrain.method.clustering.embedding_dim={embedding_dim}")
+    words = (
+        f"output={tmp_path / 'run'}",
+        "pretrain.epochs=4",
+        f"pretrain.method.clustering.embedding_dim={embedding_dim}",
+    )
     outcome = luss("run", str(config), *words, "--until", "pretrain")
     assert outcome.code == 0, outcome.output
     ranks = [line["feature_rank"] for line in losses(tmp_path / "run" / "pretrain")]
