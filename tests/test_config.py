@@ -1,6 +1,6 @@
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -11,6 +11,7 @@ from luss.methods.pass_s import PassSSettings
 from luss.methods.swav import SwAVSettings
 from luss.settings import OptimizerSettings, PretrainSettings, RunSettings
 from luss.settings.fields import all_keys, changing_settings
+from luss.settings.run import Protocol
 from stages.base import fingerprint
 from stages.pipeline import PROTOCOLS, STAGES
 

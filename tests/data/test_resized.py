@@ -13,7 +13,6 @@ from luss.data.manifest import Manifest, build_manifest
 from luss.data.resized import (
     ResizedBatch,
     cropped_batches,
-    normalise,
     resized_batches,
     shape_batches,
     target_size,
@@ -173,10 +172,3 @@ def test_a_crop_is_the_middle_of_the_resized_image(manifest: Manifest, resize: i
         green = (0.5 + places * side / height) * 255
         torch.testing.assert_close(batch.images[0, 0].float(), red.expand(crop, -1), atol=5, rtol=0)
         torch.testing.assert_close(batch.images[0, 1].float(), green[:, None].expand(-1, crop), atol=5, rtol=0)
-
-
-def test_normalising_subtracts_the_mean_and_divides_by_the_deviation_of_each_channel() -> None:
-    images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
-    result = normalise(images, torch.device("cpu"), mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
-    for channel, (mean, std) in enumerate(((0.1, 0.5), (0.2, 0.25), (0.3, 2.0))):
-        torch.testing.assert_close(result[:, channel], (images[:, channel].float() / 255 - mean) / std)
