@@ -3,9 +3,13 @@
 import os
 from pathlib import Path
 
+from rich.console import Console
+
 from luss.config import load_config
 from luss.errors import LussError
 from luss.settings import RunSettings
+from stages.running.preflight import preflight
+from stages.running.runner import run_stages, select
 
 Config = str | os.PathLike[str] | RunSettings
 """A YAML file, or settings that are loaded already."""
@@ -34,11 +38,6 @@ def run(config: Config, *words: str, until: str | None = None, force: str | None
         LussError: A mistake in the settings or the data; another process works on the run.
         Interrupted: Ctrl-C or SIGTERM; the same call continues.
     """
-    from rich.console import Console
-
-    from stages.running.preflight import preflight
-    from stages.running.runner import run_stages, select
-
     settings, console = _settings(config, words), Console()
     chosen = select(settings, until=until, force=force)
     preflight(settings, console)
@@ -69,8 +68,6 @@ def run_stage(name: str, config: Config, *words: str, force: bool = False) -> Pa
         LussError: No such stage; a stage that it needs is not done; as `run`.
         Interrupted: As `run`.
     """
-    from stages.running.runner import run_stages, select
-
     settings = _settings(config, words)
     run_stages(settings, select(settings, only=name), force=name if force else None)
     return Path(settings.output) / name

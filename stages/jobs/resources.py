@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from luss.errors import LussError
 from luss.settings import ResourceSettings, RunSettings
 from stages.base import AnyStage, Work
@@ -118,8 +120,6 @@ def resources_of(run: RunSettings, stage: AnyStage, words: Mapping[str, Any]) ->
 
 def on_this_machine(resources: Resources) -> Resources:
     """What there is of it here, where nothing can be asked for."""
-    import torch
-
     cores, gpus = os.cpu_count() or 1, min(resources.gpus_per_node, torch.cuda.device_count())
     tasks = max(1, gpus) if resources.gpus_per_node else resources.tasks_per_node
     cpus = min(resources.cpus_per_task, max(1, cores // tasks))

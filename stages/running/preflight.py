@@ -5,8 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from luss.clustering.faiss_engine import faiss_is_installed
 from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
+from luss.features.layout import descriptor_widths
+from luss.processes import share_of_batch
 from luss.settings import DataSettings, RunSettings, TrainSettings
 from stages.base import Stage
 from stages.finetune import Finetune
@@ -56,8 +59,6 @@ def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
     Raises:
         LussError: One does not.
     """
-    from luss.processes import share_of_batch
-
     for name, processes in num_tasks.items():
         block = STAGES[name].block(run)
         if isinstance(block, TrainSettings):
@@ -100,8 +101,6 @@ def _check_num_clusters(run: RunSettings, num_categories: int, console: Console)
 
 
 def _check_engines(run: RunSettings) -> None:
-    from luss.clustering.faiss_engine import faiss_is_installed
-
     engines = {CLUSTERS.name: CLUSTERS.block(run).engine, DISTANCE_MATCHING.name: DISTANCE_MATCHING.block(run).engine}
     asked = [name for name in stages_of(run) if engines.get(name) == "faiss"]
     if asked and not faiss_is_installed():
@@ -115,9 +114,6 @@ def _check_network(run: RunSettings) -> None:
     own, states = stages_of(run), States(run)
     if all(states.of(stage).kind == "done" for stage in own.values()):
         return
-    from luss.features.layout import descriptor_widths
-    from luss.models.build import build_backbone
-
     wanted = {run.pretrain.backbone.output_stride: "pretrain.backbone.output_stride"}
     for stage in own.values():
         # 0 = that of the pretraining.
@@ -128,7 +124,7 @@ def _check_network(run: RunSettings) -> None:
             backbone = build_backbone(run.pretrain.backbone.name, output_stride=stride)
         except LussError as error:
             raise LussError(f"{key}={stride}: {error}") from error
-    if run.cluster.layout_dim and "cluster" in own:
+    if run.cluster.layout_dim and CLUSTERS.name in own:
         layout = run.extract_features
         length = sum(descriptor_widths(layout.layout_stages, backbone.channels)) * layout.layout_grid**2
         if run.cluster.layout_dim > length:
@@ -144,7 +140,7 @@ def _too_large(run: RunSettings, num_images: int, num_pretrained: int) -> Iterat
         block, available = stage.block(run), num_pretrained if stage is PRETRAIN else num_images
         if stage.name in own and block.epochs and block.batch_size > available:
             yield f"{stage.name}.batch_size is {block.batch_size}, but there are {available} images: lower it"
-    if "cluster" not in own:
+    if CLUSTERS.name not in own:
         return
     if run.cluster.num_clusters > num_images:
         yield f"cluster.num_clusters is {run.cluster.num_clusters}, but there are {num_images} images: lower it"

@@ -61,7 +61,7 @@ def test_faiss_that_is_not_installed_is_told_before_anything_runs(
 
     from stages.running.preflight import preflight
 
-    monkeypatch.setattr("luss.clustering.faiss_engine.faiss_is_installed", lambda: False)
+    monkeypatch.setattr("stages.running.preflight.faiss_is_installed", lambda: False)
     preflight(load_config(config, [f"output={tmp_path}", "cluster.engine=torch"]), Console())
     with pytest.raises(LussError, match=r"cluster\.engine is faiss, which is not installed"):
         preflight(load_config(config, [f"output={tmp_path}", "cluster.engine=faiss"]), Console())
