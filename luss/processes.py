@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from luss.errors import LussError
@@ -110,13 +111,7 @@ def gpu_of(local_rank: int, num_visible: int) -> torch.device:
 
 def _join(own: Place, device: torch.device, timeout: timedelta) -> None:
     global _peers, _control
-    url = "env://" if own.launcher == "torchrun" else _meeting_point(own)
-    try:
-        store, _, _ = next(rendezvous(url, own.rank, own.world_size, timeout=timeout))
-    except (dist.DistError, RuntimeError) as error:
-        raise LussError(
-            f"rank 0 was waited for in vain at {url}, {timeout.total_seconds() / 60:g} min: {error}"
-        ) from error
+    store = _store(own, timeout)
     _peers = Peers(store, own.rank, own.world_size, timeout=timeout)
     cuda = device.type == "cuda"
     try:
@@ -135,16 +130,32 @@ def _join(own: Place, device: torch.device, timeout: timedelta) -> None:
         raise
 
 
-def _meeting_point(own: Place) -> str:
-    """Address of rank 0's store: its machine, and a port that follows from the job, so that two jobs on one machine do not meet."""
+def _store(own: Place, timeout: timedelta) -> Store:
+    if own.launcher == "torchrun" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        shared: Store = next(rendezvous("env://", own.rank, own.world_size, timeout=timeout))[0]
+        return shared
+    host, port = _meeting_point(own)
+    try:
+        # Nobody is waited for here: who never comes is then missing in the table, by rank.
+        store: Store = dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, own.world_size, own.rank == 0, timeout, wait_for_workers=False
+        )
+        return store
+    except (dist.DistError, RuntimeError) as error:
+        raise LussError(
+            f"rank 0 was waited for in vain at tcp://{host}:{port}, {timeout.total_seconds() / 60:g} min: {error}"
+        ) from error
+
+
+def _meeting_point(own: Place) -> tuple[str, int]:
+    """Host and port of rank 0's store: its machine, and a port that follows from the job, so that two jobs on one machine do not meet."""
+    host, job = "127.0.0.1", 0
     if own.launcher == "submitit":
-        host, job = "127.0.0.1", int(os.environ["SUBMITIT_LOCAL_JOB_ID"])
-    else:
+        job = int(os.environ["SUBMITIT_LOCAL_JOB_ID"])
+    elif own.launcher == "slurm":
         nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ["SLURM_JOB_NODELIST"]
         host, job = first_host(nodes), int(os.environ["SLURM_JOB_ID"])
-    host = os.environ.get("MASTER_ADDR", host)
-    port = os.environ.get("MASTER_PORT", str(_FIRST_PORT + job % _NUM_PORTS))
-    return f"tcp://{host}:{port}"
+    return os.environ.get("MASTER_ADDR", host), int(os.environ.get("MASTER_PORT", _FIRST_PORT + job % _NUM_PORTS))
 
 
 def first_host(nodes: str) -> str:

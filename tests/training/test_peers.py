@@ -135,7 +135,7 @@ TORCHRUN = {"RANK": "2", "WORLD_SIZE": "8", "LOCAL_RANK": "2"}
 
 @pytest.fixture
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in {**SLURM, **LOCAL, **TORCHRUN}:
+    for name in {**SLURM, **LOCAL, **TORCHRUN, "TORCHELASTIC_USE_AGENT_STORE": ""}:
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
@@ -163,20 +163,26 @@ def test_the_meeting_point_follows_from_the_job(no_launcher: pytest.MonkeyPatch)
     no_launcher.setenv("SLURM_STEP_NODELIST", "node[3-4]")
     no_launcher.setenv("SLURM_JOB_ID", "40017")
     own = processes.Place("slurm", 0, 2, 0)
-    assert processes._meeting_point(own) == "tcp://node3:10017"
+    assert processes._meeting_point(own) == ("node3", 10017)
     no_launcher.setenv("MASTER_ADDR", "10.0.0.1")
     no_launcher.setenv("MASTER_PORT", "4000")
-    assert processes._meeting_point(own) == "tcp://10.0.0.1:4000"
+    assert processes._meeting_point(own) == ("10.0.0.1", 4000)
 
 
-def test_a_process_whose_others_do_not_come_fails_after_the_time_limit(no_launcher: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rank", "said"), [(0, "rank 1 never came"), (1, "rank 0 was waited for in vain")])
+def test_a_process_whose_others_do_not_come_names_them_after_the_time_limit(
+    no_launcher: pytest.MonkeyPatch, rank: int, said: str
+) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
-        no_launcher.setenv(name, value)
-    with pytest.raises(LussError, match=r"rank 0 was waited for in vain"):
-        processes.start(torch.device("cpu"), timeout_minutes=0.01)
+    environment = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for key, value in environment.items():
+        no_launcher.setenv(key, value)
+    no_launcher.setenv("GLOO_SOCKET_IFNAME", "lo")
+    with pytest.raises(LussError, match=said):
+        processes.start(torch.device("cpu"), timeout_minutes=0.02)
+    assert processes.world_size() == 1
 
 
 def test_errors_of_ones_own_stay_what_they_are() -> None:
