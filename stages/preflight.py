@@ -7,8 +7,9 @@ from rich.console import Console
 
 from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
+from luss.models.backbone import Backbone
 from luss.settings import DataSettings, RunSettings, TrainSettings
-from stages.base import stage_state
+from stages.base import Stage, stage_state
 from stages.manifest import EMBEDDED, data_layout, listed_folders, nearest_split, num_pretrained, num_trained
 from stages.registry import STAGES, stages_of
 from stages.train_semi import check_train_semi
@@ -26,7 +27,7 @@ def preflight(run: RunSettings, console: Console) -> None:
     if run.data.root != EMBEDDED:
         _check_data(run, data_layout(run.data), console)
     _check_engines(run)
-    _check_network(run)
+    _check_network(run, console)
 
 
 def check_sizes(run: RunSettings, run_folder: Path) -> None:
@@ -109,7 +110,7 @@ def _check_engines(run: RunSettings) -> None:
         )
 
 
-def _check_network(run: RunSettings) -> None:
+def _check_network(run: RunSettings, console: Console) -> None:
     """Builds the network at every output stride that a stage will ask for: some can be built at their own alone."""
     own, folder = stages_of(run), Path(run.output)
     if all(stage_state(stage, run, folder, STAGES).kind == "done" for stage in own.values()):
@@ -127,6 +128,7 @@ def _check_network(run: RunSettings) -> None:
             backbone = build_backbone(run.pretrain.backbone.name, output_stride=stride)
         except LussError as error:
             raise LussError(f"{key}={stride}: {error}") from error
+    _check_image_sizes(run, own, backbone, console)
     if run.cluster.layout_dim and "cluster" in own:
         layout = run.extract_features
         length = sum(descriptor_widths(layout.layout_stages, backbone.channels)) * layout.layout_grid**2
@@ -134,6 +136,35 @@ def _check_network(run: RunSettings) -> None:
             raise LussError(
                 f"cluster.layout_dim is {run.cluster.layout_dim}, but the descriptors of extract_features.layout_stages="
                 f"{layout.layout_stages} on a grid of {layout.layout_grid} have {length} numbers: lower it"
+            )
+
+
+def _check_image_sizes(run: RunSettings, own: Mapping[str, Stage], backbone: Backbone, console: Console) -> None:
+    """Crops that networks learn from must have sides that it takes; whole images are resized to the nearest, which is said."""
+    views = [(f"pretrain.{name}", getattr(run.pretrain, name)) for name in ("global_views", "local_views")]
+    views.append(("pixel_attention.views", run.pixel_attention.views))
+    sides = {f"{key}.size": view.size for key, view in views if key.split(".")[0] in own and view.count}
+    sides |= {f"{name}.size": getattr(run, name).size for name in ("finetune", "semi_finetune") if name in own}
+    whole = {
+        f"{name}.short_side": getattr(run, name).short_side
+        for name in ("pseudo_labels", "predict", "semi_predict", "distance_matching")
+        if name in own
+    }
+    if backbone.fixed_size and whole:
+        height, width = backbone.fixed_size
+        raise LussError(
+            f"{next(iter(whole)).split('.')[0]} takes images of any aspect, but {backbone.name} those of {height} x {width} pixels only: "
+            "choose another backbone"
+        )
+    if "extract_features" in own:
+        (sides if backbone.fixed_size else whole)["extract_features.crop"] = run.extract_features.crop
+    for key, side in sides.items():
+        backbone.check_side(side, key)
+    for key, side in whole.items():
+        if (used := backbone.nearest_side(side)) != side:
+            _warn(
+                console,
+                f"{key} is {side}, but {backbone.name} takes multiples of {backbone.multiple}: images get {used} pixels",
             )
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.torch
-import torch
 from running import Launcher, copy_until
 
 from luss.config import load_config
