@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 import luss.compat  # noqa: F401  (before timm)
+from luss.data.resized import nearest_multiple
 from luss.errors import LussError
 from luss.export.formats import ExportRequest, FileFormat
 from luss.files import write_json
@@ -77,16 +78,25 @@ def trace(network: SegmentationNetwork, settings: PredictSettings) -> Graph:
         settings: How logits become labels; a fixed size is `short_side` squared.
     """
     module = DecodedSegmenter(network, settings).eval()
-    smallest_side = network.backbone.strides[-1] + 1
-    free = {INPUT: {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+    backbone = network.backbone
+    # torch takes a map of one position for another program, so the smallest image has two.
+    smallest_side = nearest_multiple(backbone.stride + backbone.multiple, backbone.multiple)
+    rows, columns = (
+        Dim.DYNAMIC if backbone.multiple == 1 else backbone.multiple * Dim(side, min=2) for side in ("rows", "columns")
+    )
+    free = {INPUT: {0: Dim.DYNAMIC, 2: rows, 3: columns}}
+    batch, colours, *sides = _EXAMPLE
+    height, width = (backbone.nearest_side(side) for side in sides)
     with quiet_tracing(), _whole_number_padding(), torch.no_grad():
         try:
-            program = torch.export.export(module, (torch.zeros(_EXAMPLE),), dynamic_shapes=free)
-            return Graph(program, True, smallest_side, _EXAMPLE)
+            example = (batch, colours, height, width)
+            program = torch.export.export(module, (torch.zeros(example),), dynamic_shapes=free)
+            return Graph(program, True, smallest_side, example)
         except Exception:
             # A transformer with fixed positions cannot have a free size; which error says so differs between versions of torch.
-            fixed = (1, 3, settings.short_side, settings.short_side)
-            return Graph(torch.export.export(module, (torch.zeros(fixed),)), False, settings.short_side, fixed)
+            side = backbone.nearest_side(settings.short_side)
+            fixed = (1, 3, side, side)
+            return Graph(torch.export.export(module, (torch.zeros(fixed),)), False, side, fixed)
 
 
 def graph_notes(graph: Graph, settings: PredictSettings, names: Mapping[int, str], **extra: Any) -> dict[str, Any]:

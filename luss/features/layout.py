@@ -42,8 +42,16 @@ def descriptor_widths(stages: Sequence[int], channels: Sequence[int]) -> list[in
     Args:
         stages: 0 = the gradients, 1, 2, ... = the backbone's.
         channels: Of the backbone's feature maps, shallow to deep.
+
+    Raises:
+        LussError: A stage that the backbone does not have.
     """
     widths = [NUM_ORIENTATIONS, *channels]
+    for stage in stages:
+        if not 0 <= stage < len(widths):
+            raise LussError(
+                f"extract_features.layout_stages names stage {stage}, but the backbone has the stages 1 to {len(channels)} (0 = gradients)"
+            )
     return [widths[stage] for stage in stages]
 
 

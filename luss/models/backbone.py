@@ -116,7 +116,7 @@ class Backbone(nn.Module, ABC):
 
     def nearest_side(self, side: int) -> int:
         """The side, in pixels, nearest to `side` that images may have."""
-        return nearest_multiple(side, self.multiple)
+        return self.fixed_size[0] if self.fixed_size else nearest_multiple(side, self.multiple)
 
     def check_side(self, side: int, key: str) -> None:
         """Checks that square crops can pass.

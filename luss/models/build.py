@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 import luss.compat  # noqa: F401  (before timm)
-from luss.data.resized import nearest_multiple
 from luss.errors import LussError
 from luss.models.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from luss.models.convolutional import ConvBackbone
@@ -113,10 +112,9 @@ def _facts(name: str, output_stride: int) -> _Facts:
         shell = create_timm(name, output_stride=_asked_stride(facts, output_stride), **facts.options).eval()
     backbone = _backbone(name, shell, output_stride, facts)
     for multiple in (facts.patch,) if facts.patch else _MULTIPLES:
-        # Odd multiples, so that nothing passes by being a multiple of twice as much; unlike sides, so that maps must follow the image.
-        height, width = (
-            multiple * (nearest_multiple(side // multiple, 2) + 1) for side in (_TRIED_SIDE, 2 * _TRIED_SIDE)
-        )
+        # Odd counts, so that nothing passes by being a multiple of twice as much; unlike ones, because maps must follow the image.
+        rows = _TRIED_SIDE // multiple | 1
+        height, width = multiple * rows, multiple * (rows + 2 * max(1, rows // 2))
         if _takes(backbone, height, width):
             return replace(facts, multiple=multiple, unreached=_unreached(backbone, height, width))
     height, width = (int(side) for side in shell.default_cfg.get("input_size", (3, 224, 224))[1:])

@@ -38,7 +38,8 @@ class TokenBackbone(Backbone):
         outputs[-1] = self.model.norm(outputs[-1])
         size = (images.shape[2] // self.patch, images.shape[3] // self.patch)
         maps = tuple(
-            tokens[:, self.num_prefix_tokens :].transpose(1, 2).reshape(len(images), -1, *size) for tokens in outputs
+            tokens[:, self.num_prefix_tokens :].transpose(1, 2).reshape(images.shape[0], -1, *size)
+            for tokens in outputs
         )
         return Features(maps, None if self.model.cls_token is None else outputs[-1][:, 0])
 

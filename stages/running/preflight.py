@@ -1,7 +1,9 @@
 """What is checked before work begins: everything that can be known now and would otherwise fail after hours."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -9,9 +11,19 @@ from luss.clustering.faiss_engine import faiss_is_installed
 from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
 from luss.features.layout import descriptor_widths
+from luss.models.backbone import Backbone
+from luss.models.build import build_backbone
 from luss.processes import share_of_batch
-from luss.settings import DataSettings, RunSettings, TrainSettings
-from stages.base import Stage
+from luss.settings import (
+    DataSettings,
+    ExtractFeaturesSettings,
+    FinetuneSettings,
+    RunSettings,
+    TrainSettings,
+    ViewSettings,
+    WholeImageSettings,
+)
+from stages.base import AnyStage, Stage
 from stages.finetune import Finetune
 from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split, num_listed
 from stages.parts.train_semi import check_train_semi
@@ -31,7 +43,7 @@ def preflight(run: RunSettings, console: Console) -> None:
     if run.data.root != EMBEDDED:
         _check_data(run, data_layout(run.data), console)
     _check_engines(run)
-    _check_network(run)
+    _check_network(run, console)
 
 
 def check_sizes(run: RunSettings) -> None:
@@ -109,7 +121,7 @@ def _check_engines(run: RunSettings) -> None:
         )
 
 
-def _check_network(run: RunSettings) -> None:
+def _check_network(run: RunSettings, console: Console) -> None:
     """Builds the network at every output stride that a stage will ask for: some can be built at their own alone."""
     own, states = stages_of(run), States(run)
     if all(states.of(stage).kind == "done" for stage in own.values()):
@@ -124,6 +136,7 @@ def _check_network(run: RunSettings) -> None:
             backbone = build_backbone(run.pretrain.backbone.name, output_stride=stride)
         except LussError as error:
             raise LussError(f"{key}={stride}: {error}") from error
+    _check_image_sizes(run, own, backbone, console)
     if run.cluster.layout_dim and CLUSTERS.name in own:
         layout = run.extract_features
         length = sum(descriptor_widths(layout.layout_stages, backbone.channels)) * layout.layout_grid**2
@@ -132,6 +145,45 @@ def _check_network(run: RunSettings) -> None:
                 f"cluster.layout_dim is {run.cluster.layout_dim}, but the descriptors of extract_features.layout_stages="
                 f"{layout.layout_stages} on a grid of {layout.layout_grid} have {length} numbers: lower it"
             )
+
+
+def _check_image_sizes(run: RunSettings, own: Mapping[str, AnyStage], backbone: Backbone, console: Console) -> None:
+    """Crops that networks learn from must have sides that it takes; whole images are resized to the nearest, which is said."""
+    sides: dict[str, int] = {}
+    whole: dict[str, int] = {}
+    for name, stage in own.items():
+        block = stage.block(run)
+        sides |= {f"{key}.size": view.size for key, view in _views(block, name) if view.count}
+        if isinstance(block, FinetuneSettings):
+            sides[f"{name}.size"] = block.size
+        elif isinstance(block, WholeImageSettings):
+            whole[f"{name}.short_side"] = block.short_side
+        elif isinstance(block, ExtractFeaturesSettings):
+            (sides if backbone.fixed_size else whole)[f"{name}.crop"] = block.crop
+    if backbone.fixed_size and whole:
+        height, width = backbone.fixed_size
+        raise LussError(
+            f"{next(iter(whole)).split('.')[0]} takes images of any aspect, but {backbone.name} those of {height} x {width} pixels only: "
+            "choose another backbone"
+        )
+    for key, side in sides.items():
+        backbone.check_side(side, key)
+    for key, side in whole.items():
+        if (used := backbone.nearest_side(side)) != side:
+            _warn(
+                console,
+                f"{key} is {side}, but {backbone.name} takes multiples of {backbone.multiple}: images get {used} pixels",
+            )
+
+
+def _views(block: Any, prefix: str) -> Iterator[tuple[str, ViewSettings]]:
+    """Every group of views in a block and the blocks in it, by its key."""
+    for entry in dataclasses.fields(block):
+        value = getattr(block, entry.name)
+        if isinstance(value, ViewSettings):
+            yield f"{prefix}.{entry.name}", value
+        elif dataclasses.is_dataclass(value):
+            yield from _views(value, f"{prefix}.{entry.name}")
 
 
 def _too_large(run: RunSettings, num_images: int, num_pretrained: int) -> Iterator[str]:
