@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 
 from luss.config import load_config, load_stored_config, to_yaml
 from luss.errors import LussError
@@ -159,11 +160,25 @@ def test_all_impossible_values_are_listed_at_once(minimal: Path) -> None:
         "pseudo_labels.threshold=nan",
         "pseudo_labels.max_aspect=0.5",
         "cluster.num_clusters=70000",
+        
         "seed=-1",
     ],
 )
 def test_a_value_that_cannot_be_is_refused_naming_its_key(minimal: Path, word: str) -> None:
     assert word.split("=")[0].removesuffix(".accumulate") in refusal(minimal, word)
+
+
+def numbers(settings: Any) -> list[str]:
+    """Keys of all numbers of a settings object."""
+    values = {
+        key: OmegaConf.select(OmegaConf.structured(settings), key) for key in all_keys(settings) if key != "data.root"
+    }
+    return [key for key, value in values.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
+
+
+@pytest.mark.parametrize("key", sorted(numbers(RunSettings(pretrain=PretrainSettings(method=PassSSettings())))))
+def test_a_negative_number_is_refused_naming_its_key(minimal: Path, key: str) -> None:
+    assert f"{key} is -1" in refusal(minimal, f"{key}=-1")
 
 
 def test_predicting_without_a_pixel_limit_is_allowed_although_other_limits_must_be_positive(minimal: Path) -> None:

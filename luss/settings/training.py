@@ -66,7 +66,7 @@ class TrainSettings:
     @property
     def images_a_pass(self) -> int:
         """Images of one forward pass over all processes."""
-        return self.batch_size // self.accumulate
+        return self.batch_size // max(1, self.accumulate)
 
 
 @dataclass

@@ -217,6 +217,57 @@ def test_an_empty_cluster_takes_the_farthest_row_from_the_cluster_that_had_it() 
     np.testing.assert_allclose(result.centroids, [[1 / 3, 1 / 3], [9, 9]], atol=1e-5)
 
 
+def far_groups(number: int) -> np.ndarray:
+    """30 rows at the origin, and groups of 30 copies, each twice as far away as the one before."""
+    return np.repeat(np.concatenate([[0.0], 2.0 ** np.arange(number)])[:, None] * [[1.0, 0.0]], 30, axis=0)
+
+
+def passes_from_one_centroid(number: int, num_iterations: int) -> tuple[list[Progress], np.ndarray]:
+    """Clusters `far_groups` from a start of which all but one centroid win no row; the passes and the sizes of the clusters.
+
+    The empty clusters all take rows of the farthest group, which are copies: one pass fills one cluster more.
+    """
+    start = np.full((number + 1, 2), -1e6, dtype=np.float32)
+    start[0] = 0
+    passes: list[Progress] = []
+    result = kmeans(
+        Rows(far_groups(number)),
+        number + 1,
+        metric="euclidean",
+        num_iterations=num_iterations,
+        num_restarts=1,
+        initial_centroids=start,
+        on_iteration=passes.append,
+    )
+    return passes, result.cluster_sizes
+
+
+def test_a_restart_with_empty_clusters_goes_on_until_they_are_filled() -> None:
+    passes, sizes = passes_from_one_centroid(5, num_iterations=1)
+    assert [step.num_empty for step in passes] == [5, 4, 3, 2, 1, 0]
+    assert (sizes == 30).all()
+
+
+def test_empty_clusters_prolong_a_restart_by_ten_iterations_at_most() -> None:
+    passes, sizes = passes_from_one_centroid(20, num_iterations=2)
+    assert passes[-1].iteration == 2 + 10
+    assert np.count_nonzero(sizes) == 13
+
+
+def test_a_restart_without_iterations_fills_nothing() -> None:
+    passes, sizes = passes_from_one_centroid(5, num_iterations=0)
+    assert len(passes) == 1
+    assert np.count_nonzero(sizes) == 1
+
+
+@pytest.mark.parametrize("num_iterations", [1, 2, 3])
+def test_a_restart_without_empty_clusters_ends_after_its_iterations(num_iterations: int) -> None:
+    passes: list[Progress] = []
+    kmeans(Rows(blobs()), 12, num_restarts=1, num_iterations=num_iterations, on_iteration=passes.append)
+    assert {step.num_empty for step in passes} == {0}
+    assert [step.iteration for step in passes] == list(range(num_iterations + 1))
+
+
 def test_as_many_clusters_as_rows_fit_perfectly() -> None:
     values = blobs(40)
     result = kmeans(Rows(values), 40, metric="euclidean", num_restarts=1)

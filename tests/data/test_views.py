@@ -113,6 +113,23 @@ def test_areas_and_aspects_stay_within_their_limits_and_fill_them(scale: tuple[f
     np.testing.assert_allclose(free.mean(axis=0), 0.5, atol=0.06)
 
 
+def test_aspects_are_even_in_their_logarithm_so_that_wide_and_tall_crops_are_as_frequent() -> None:
+    generator = np.random.default_rng(0)
+    rectangles = np.array([draw_rectangle(generator, 2000, 2000, (0.1, 0.3)) for _ in range(4000)])
+    logarithms = np.log(rectangles[:, 2] / rectangles[:, 3]) / math.log(4 / 3)
+    # Even numbers between 3/4 and 4/3 would have a median of 0.14 and quartiles of -0.38 and 0.6; the standard error is 0.016.
+    np.testing.assert_allclose(np.quantile(logarithms, [0.25, 0.5, 0.75]), [-0.5, 0, 0.5], atol=0.06)
+
+
+@pytest.mark.parametrize(("width", "height"), [(150, 100), (100, 240)])
+def test_ten_crops_are_tried_before_the_centred_one(width: int, height: int) -> None:
+    # The whole area fits at the image's own aspect only, which is beyond the limits: every try takes its area and its aspect, and fails.
+    generator, reference = np.random.default_rng(3), np.random.default_rng(3)
+    draw_rectangle(generator, width, height, (1.0, 1.0))
+    reference.random(10 * 2)
+    assert generator.random() == reference.random()
+
+
 @pytest.mark.parametrize(
     ("size", "expected"),
     [((1000, 10), (493, 0, 13, 10)), ((10, 1000), (0, 493, 10, 13)), ((1, 400), (0, 199, 1, 1))],

@@ -126,6 +126,29 @@ def test_normalising_unit_prototypes_keeps_their_bits() -> None:
     assert torch.equal(clustering.prototypes.weight, once)
 
 
+@pytest.mark.parametrize("length", [0.991, 0.9999, 1.0001, 1.009])
+def test_prototypes_a_little_off_the_sphere_come_back_to_it(length: float) -> None:
+    clustering = OnlineClustering(4, ClusteringSettings(), batch_size=8)
+    clustering.normalise_prototypes()
+    directions = clustering.prototypes.weight.detach().clone()
+    with torch.no_grad():
+        clustering.prototypes.weight.mul_(length)
+    clustering.normalise_prototypes()
+    torch.testing.assert_close(clustering.prototypes.weight.detach(), directions, atol=1e-6, rtol=0)
+
+
+def test_scores_are_float32_where_the_network_computes_in_half_precision() -> None:
+    clustering = OnlineClustering(4, ClusteringSettings(), batch_size=8)
+    embeddings = F.normalize(torch.randn(8, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    expected = clustering.score(embeddings)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert clustering.prototypes(embeddings).dtype == torch.bfloat16
+        scores = clustering.score(embeddings)
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores, expected)
+    torch.testing.assert_close(clustering.score(embeddings.bfloat16()), expected, atol=5e-3, rtol=0)
+
+
 def test_codes_are_balanced_over_the_embeddings_that_they_belong_to() -> None:
     settings = ClusteringSettings(
         num_prototypes=4, embedding_dim=8, hidden_dim=8, queue_length=0, sinkhorn_iterations=30

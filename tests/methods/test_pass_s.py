@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_pass import at_step, tiny_backbone, tiny_settings, tiny_views
+from tiny_pass import at_step, tiny_backbone, tiny_method, tiny_settings, tiny_views
 from torch import nn
 
 from luss.errors import LussError
@@ -139,6 +139,20 @@ def test_only_the_published_alignment_averages_over_pairs_that_do_not_overlap(pu
     assert mixed == pytest.approx(first_three * (3 / 4 if published else 1), abs=1e-5)
 
 
+@torch.no_grad()
+def test_a_grid_size_of_zero_aligns_as_many_points_a_side_as_the_feature_map_has() -> None:
+    method = tiny_method(PassS).eval()
+    features = method.backbone(torch.cat(tiny_views().groups[0]))[-1]
+    side = features.shape[-1]
+    losses = {}
+    for grid_size in (0, side, side + 1, 7):
+        other = tiny_method(PassS, pass_s={"grid_size": grid_size}).eval()
+        other.load_state_dict(method.state_dict())
+        losses[grid_size] = float(other.align(features, tiny_views()))
+    assert losses[0] == losses[side]
+    assert len(set(losses.values())) == 3
+
+
 def test_local_views_are_predicted_too() -> None:
     with_local = PassS(tiny_backbone(), tiny_settings(local_views=3))
     without = PassS(tiny_backbone(), tiny_settings())
@@ -152,9 +166,9 @@ def test_local_views_are_predicted_too() -> None:
     assert losses[0] != pytest.approx(losses[1], abs=1e-4)
 
 
-def test_frozen_prototypes_keep_their_bits_for_the_first_steps_and_then_move() -> None:
-    settings = tiny_settings(freeze_prototypes_steps=3, num_prototypes=64)
-    method = PassS(tiny_backbone(), settings)
+@pytest.mark.parametrize("kind", [SwAV, PassS])
+def test_frozen_prototypes_keep_their_bits_for_the_first_steps_and_then_move(kind: type[Method]) -> None:
+    method = tiny_method(kind, freeze_prototypes_steps=3, num_prototypes=64)
     method.clustering.normalise_prototypes()
     start = method.clustering.prototypes.weight.detach().clone()
     train(method, 3)
@@ -165,6 +179,16 @@ def test_frozen_prototypes_keep_their_bits_for_the_first_steps_and_then_move() -
     method.after_backward(at_step(3))
     train_more.step()
     assert not torch.equal(method.clustering.prototypes.weight, start)
+
+
+@pytest.mark.parametrize("kind", [SwAV, PassS])
+@pytest.mark.parametrize(("accumulate", "length"), [(1, 8), (2, 12), (4, 14)])
+def test_the_queue_holds_whole_forward_passes_of_a_step_that_has_several(
+    kind: type[Method], accumulate: int, length: int
+) -> None:
+    # Of 8 images a step 8, 4 or 2 pass the network at once.
+    method = tiny_method(kind, accumulate=accumulate, batch_size=8, queue_length=15)
+    assert method.clustering.queue.shape[1] == length
 
 
 @pytest.mark.parametrize("kind", [SwAV, PassS])

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luss.methods.base import Progress, Views
+from luss.methods.base import Method, Progress, Views
 from luss.models.backbone import Backbone
 from luss.models.build import build_backbone
 from luss.settings import ClusteringSettings, PassSSettings, PretrainSettings, ViewSettings
@@ -59,3 +59,10 @@ def tiny_views(*, local_views: int = 0, batch: int = BATCH, apart: tuple[int, ..
 
 def at_step(step: int = 0, *, epoch: int = 0, log: bool = False) -> Progress:
     return Progress(step=step, num_steps=10, epoch=epoch, log=log)
+
+
+def tiny_method(kind: type[Method], *, accumulate: int = 1, **options: Any) -> Any:
+    """A method on the tiny backbone; `options` as for `tiny_settings`, `accumulate` the forward passes of a step."""
+    settings = tiny_settings(**options)
+    settings.accumulate = accumulate
+    return kind(tiny_backbone(), settings)

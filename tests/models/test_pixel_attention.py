@@ -15,6 +15,7 @@ from luss.models.attended import AttendedBackbone, load_attended
 from luss.models.build import build_backbone
 from luss.models.io import save_backbone, save_tensors
 from luss.models.pixel_attention import PixelAttention, attention_pool, upsample_to
+from luss.models.saliency import border_saliency
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pass_losses.npz"
 
@@ -152,6 +153,36 @@ def test_with_full_image_weight_an_image_has_one_cluster(attended: AttendedBackb
     labels, _ = attended.label(images, centroids, image_weight=1.0)
     expected = (attended.vectors(images) @ centroids.T).argmax(dim=1) + 1
     assert torch.equal(labels, expected[:, None, None].expand_as(labels))
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.4])
+def test_a_part_of_image_weight_wins_the_positions_whose_own_cluster_leads_by_less(
+    monkeypatch: pytest.MonkeyPatch, attended: AttendedBackbone, images: torch.Tensor, weight: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Features of few channels, whose cosines fill the range from -1 to 1.
+    features, centroids = (
+        F.normalize(torch.randn(*shape, generator=generator), dim=1) for shape in ((2, 4, 9, 9), (5, 4))
+    )
+    monkeypatch.setattr(attended, "maps", lambda _: (features, torch.ones(2, 1, 9, 9)))
+    cosines = torch.einsum("blhw,cl->bhwc", features, centroids)
+    own = torch.tensor([3, 1])
+    lead = cosines.amax(dim=3) - torch.stack([cosines[0, ..., 3], cosines[1, ..., 1]])
+    # The image's cluster scores (1 - weight) cosine + weight, every other one (1 - weight) cosine.
+    won = lead < weight / (1 - weight)
+    assert (won & (lead > weight)).any()
+    labels, _ = attended.label(images, centroids, image_clusters=own, image_weight=weight)
+    assert torch.equal(labels, torch.where(won, own[:, None, None], cosines.argmax(dim=3)) + 1)
+
+
+@torch.no_grad()
+def test_a_part_of_saliency_is_that_part_of_the_attention(attended: AttendedBackbone, images: torch.Tensor) -> None:
+    centroids = torch.eye(attended.backbone.num_channels)[:3]
+    learned, mixed = (attended.label(images, centroids, saliency=share)[1] for share in (0.0, 0.3))
+    mean, std = (torch.tensor(each)[:, None, None] for each in (attended.backbone.mean, attended.backbone.std))
+    salient = border_saliency((images * std + mean).clamp(0, 1), size=(4, 6))
+    assert float((learned - salient).abs().mean()) > 0.1
+    torch.testing.assert_close(mixed, 0.7 * learned + 0.3 * salient)
 
 
 def test_the_products_of_two_stages_make_the_network_again(

@@ -40,6 +40,17 @@ def test_an_object_that_touches_one_side_still_scores_higher() -> None:
     assert float(saliency[0, 16:30, 9:23].mean()) > float(saliency[0, :, :6].mean()) + 0.4
 
 
+def test_the_colours_of_a_side_that_the_object_fills_do_not_make_the_background_salient() -> None:
+    thing = torch.zeros(64, 64, dtype=torch.bool)
+    # From the whole lower side a column rises to the middle.
+    thing[44:] = thing[24:, 20:44] = True
+    image = torch.where(thing, picture(RED, RED), picture(GREY, GREY))
+    saliency = border_saliency(image, size=(32, 32), centre=0.0)[0]
+    column, background = saliency[14:20, 12:20], torch.cat([saliency[:10].flatten(), saliency[14:20, :6].flatten()])
+    assert float(column.mean()) > 0.9
+    assert float(background.mean()) < 0.12
+
+
 def test_the_centre_counts_only_when_asked_for() -> None:
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     inside, outside = inside_outside(border_saliency(image, size=(32, 32), centre=0.5))

@@ -91,6 +91,15 @@ def test_confidence_is_the_softmax_probability_of_the_class_that_was_chosen(
     assert float(confidence.min()) >= 1 / 5
 
 
+@pytest.mark.parametrize("classes", [30, 920])
+def test_confidence_among_many_classes_falls_to_one_share_of_them(classes: int) -> None:
+    logits = random_logits(classes, 4, 5)
+    logits[:, 0] = 0.0  # says nothing
+    _, confidence = label_map_with_confidence(logits, (4, 5))
+    torch.testing.assert_close(confidence[0], torch.full((5,), 1 / classes))
+    torch.testing.assert_close(confidence, logits.softmax(dim=0).amax(dim=0))
+
+
 def test_confidence_leaves_the_logits_as_they_are() -> None:
     logits = random_logits(5, 4, 4)
     before = logits.clone()
