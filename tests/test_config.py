@@ -160,7 +160,6 @@ def test_all_impossible_values_are_listed_at_once(minimal: Path) -> None:
         "pseudo_labels.threshold=nan",
         "pseudo_labels.max_aspect=0.5",
         "cluster.num_clusters=70000",
-        
         "seed=-1",
     ],
 )

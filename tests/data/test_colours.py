@@ -193,7 +193,7 @@ def test_drawn_operations_happen_as_often_as_asked() -> None:
 
 
 def test_operations_are_drawn_independently_of_each_other() -> None:
-    rows = draws(PhotometricSettings(jitter_probability=0.5, grey_probability=0.5, blur_probability=0.5), 3000)
+    rows = draws(ColourSettings(jitter_probability=0.5, grey_probability=0.5, blur_probability=0.5), 3000)
     happened = np.stack([rows[:, BRIGHTNESS] != 1, rows[:, GREY] > 0, rows[:, BLUR] > 0], axis=1)
     patterns, counts = np.unique(happened, axis=0, return_counts=True)
     assert len(patterns) == 8
@@ -202,9 +202,9 @@ def test_operations_are_drawn_independently_of_each_other() -> None:
 
 
 def test_strengths_are_drawn_independently_of_each_other() -> None:
-    rows = draws(PhotometricSettings(jitter_probability=1.0, grey_probability=0.5, blur_probability=1.0), 3000)
+    rows = draws(ColourSettings(jitter_probability=1.0, grey_probability=0.5, blur_probability=1.0), 3000)
     # A standard error of 0.018.
-    np.testing.assert_allclose(np.corrcoef(rows.T), np.eye(NUM_PARAMETERS), atol=0.08)
+    np.testing.assert_allclose(np.corrcoef(rows[:, :SOLARISE].T), np.eye(SOLARISE), atol=0.08)
 
 
 def test_no_change_draws_parameters_that_change_nothing() -> None:

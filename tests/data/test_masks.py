@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from luss.data import masks
-XX
+from luss.data.masks import complement, draw_mask, draw_masks, hide_blocks, hide_by_noise
+from luss.settings import MaskSettings
 
 GRID = (14, 14)
 UNIFORM, BLOCK, EXACT = MaskSettings("uniform"), MaskSettings("block"), MaskSettings("exact_block")
