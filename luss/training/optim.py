@@ -81,9 +81,10 @@ def _layer_scales(task: Task, decay: float) -> dict[nn.Parameter, float]:
     if model is None:
         return {}
     layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
-    # timm puts the final norm and the classifier behind the last block; here a head of our own is what follows.
-    last = max(layers.values())
-    return {parameter: decay ** (last - layers[name]) for name, parameter in model.named_parameters() if name in layers}
+    # A head of our own is the layer behind the last. timm counts a final norm to the last block, the published recipes (BEiT, MAE) to the head.
+    head = max(layers.values()) + 1
+    layers |= {name: head for name in layers if name.startswith(("norm.", "fc_norm."))}
+    return {parameter: decay ** (head - layers[name]) for name, parameter in model.named_parameters() if name in layers}
 
 
 def scaled_lr(settings: TrainSettings) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -23,10 +23,12 @@ def golden() -> Iterator[Mapping[str, NDArray[Any]]]:
         yield dict(arrays)
 
 
-def golden_grids(golden: Mapping[str, NDArray[Any]], *, published: bool) -> tuple[Tensor, Tensor, Tensor]:
+def golden_grids(
+    golden: Mapping[str, NDArray[Any]], points: Literal["centres", "edges"]
+) -> tuple[Tensor, Tensor, Tensor]:
     first, second = (torch.from_numpy(golden[f"grid/rect_{name}"]) for name in "qk")
     flips = first[:, 4].bool(), second[:, 4].bool()
-    return overlap_grids(first[:, :4].float(), second[:, :4].float(), *flips, size=7, published=published)
+    return overlap_grids(first[:, :4].float(), second[:, :4].float(), *flips, size=7, points=points)
 
 
 def rectangles() -> st.SearchStrategy[tuple[int, int, int, int]]:
@@ -45,13 +47,13 @@ def original_pixels(grid: Tensor, rectangle: tuple[int, ...], flip: bool) -> NDA
 
 
 def test_published_grids_equal_those_of_the_published_function(golden: Mapping[str, NDArray[Any]]) -> None:
-    first, second, _ = golden_grids(golden, published=True)
+    first, second, _ = golden_grids(golden, "edges")
     np.testing.assert_allclose(first.numpy(), golden["grid/grid_q"], atol=1e-5)
     np.testing.assert_allclose(second.numpy(), golden["grid/grid_k"], atol=1e-5)
 
 
 def test_the_pair_without_overlap_is_found(golden: Mapping[str, NDArray[Any]]) -> None:
-    first, _, overlaps = golden_grids(golden, published=True)
+    first, _, overlaps = golden_grids(golden, "edges")
     apart = torch.from_numpy((golden["grid/grid_q"] == -2).all(axis=(1, 2, 3)))
     assert apart.any()
     assert not apart.all()
@@ -106,7 +108,7 @@ def test_a_map_of_positions_sampled_in_both_views_shows_the_same_places() -> Non
 
 
 def test_sampling_mixes_in_no_zeros_by_default(golden: Mapping[str, NDArray[Any]]) -> None:
-    first, second, overlaps = golden_grids(golden, published=False)
+    first, second, overlaps = golden_grids(golden, "centres")
     for grid in (first, second):
         sampled = sample_points(torch.full((7, 1, 7, 7), 3.0), grid)
         torch.testing.assert_close(sampled[overlaps], torch.full_like(sampled[overlaps], 3.0))
@@ -115,8 +117,8 @@ def test_sampling_mixes_in_no_zeros_by_default(golden: Mapping[str, NDArray[Any]
 def test_published_sampling_halves_vectors_on_a_border_and_quarters_them_in_a_corner(
     golden: Mapping[str, NDArray[Any]],
 ) -> None:
-    first, _, overlaps = golden_grids(golden, published=True)
-    lowest = sample_points(torch.ones(7, 1, 7, 7), first, published=True).flatten(1).amin(dim=1)
+    first, _, overlaps = golden_grids(golden, "edges")
+    lowest = sample_points(torch.ones(7, 1, 7, 7), first, padding="zeros").flatten(1).amin(dim=1)
     # The facts recorded with the golden arrays; the sixth pair does not overlap, the last lies inside.
     expected = torch.tensor([0.25, 0.25, 0.25, 0.25, 0.0, 0.0, 1.0])
     torch.testing.assert_close(lowest, expected, atol=1e-5, rtol=0)

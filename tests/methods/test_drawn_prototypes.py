@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from luss.methods.online_clustering import OnlineClustering
 
-from luss.methods.base import Progress
+from luss.methods.clustering import OnlineClustering
 from luss.settings import ClusteringSettings
+from luss.training.task import Progress
 
 
 def clustering(num_prototypes: int, draw: int) -> OnlineClustering:
@@ -22,7 +22,7 @@ def clustering(num_prototypes: int, draw: int) -> OnlineClustering:
 
 
 def step(module: OnlineClustering, vectors: torch.Tensor, number: int) -> torch.Tensor:
-    loss, _, _ = module.loss([vectors], Progress(number, 100, 0), num_images=6)
+    loss, _, _ = module.loss([vectors], Progress(number, 100), num_images=6)
     return loss
 
 
@@ -42,11 +42,11 @@ def test_drawn_prototypes_get_no_gradient_and_later_ones_do() -> None:
     module = clustering(9, draw=1)
     vectors = torch.randn(12, 12)
     step(module, vectors, 0).backward()  # type: ignore[no-untyped-call]
-    module.drop_frozen_gradient(Progress(0, 100, 0))
+    module.drop_frozen_gradient(Progress(0, 100))
     assert module.prototypes.weight.grad is None
     before = module.prototypes.weight.detach().clone()
     step(module, vectors, 1).backward()  # type: ignore[no-untyped-call]
-    module.drop_frozen_gradient(Progress(1, 100, 0))
+    module.drop_frozen_gradient(Progress(1, 100))
     assert module.prototypes.weight.grad is not None
     assert torch.allclose(F.normalize(before, dim=1), module.prototypes.weight.detach())
 

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from luss.methods.collapse import CollapseWatch
-from luss.methods.online_clustering import OnlineClustering
 from numpy.typing import NDArray
 from tiny_pass import at_step
 from torch import Tensor
 
 from luss.losses.swapped_prediction import swapped_prediction
-from luss.methods.base import effective_rank, normalised_entropy
-from luss.progress import Silent
+from luss.methods.clustering import OnlineClustering
+from luss.methods.health import LINES, collapse_warning, effective_rank, normalised_entropy
 from luss.settings import ClusteringSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pass_losses.npz"
@@ -196,42 +194,22 @@ def test_entropy_is_that_of_the_mean_row() -> None:
     assert float(normalised_entropy(torch.eye(4)[:2])) == pytest.approx(0.5, abs=1e-5)
 
 
-class Recorder(Silent):
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-        self.lines: list[Mapping[str, float]] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def metrics(self, values: Mapping[str, float]) -> None:
-        self.lines.append(values)
-
-
-def watch(*lines: Mapping[str, float]) -> Recorder:
-    recorder = Recorder()
-    watching = CollapseWatch(recorder)
-    for line in lines:
-        watching.metrics(line)
-    assert recorder.lines == list(lines)
-    return recorder
-
-
 @pytest.mark.parametrize(
     "line", [{"feature_rank": 1.1, "used_prototypes": 0.9}, {"feature_rank": 30.0, "used_prototypes": 0.02}]
 )
-def test_a_collapse_is_warned_of_once_with_advice(line: Mapping[str, float]) -> None:
-    warnings = watch(*[line] * 30).warnings
-    assert len(warnings) == 1
-    assert "collapsed" in warnings[0]
-    assert "pretrain.lr" in warnings[0]
+def test_a_collapse_is_warned_of_with_advice(line: Mapping[str, float]) -> None:
+    assert not collapse_warning([line] * (LINES - 1))
+    warning = collapse_warning([line] * LINES)
+    assert "collapsed" in warning
+    assert "pretrain.lr" in warning
 
 
-def test_healthy_scalars_and_other_stages_are_not_warned_of() -> None:
-    assert not watch(*[{"feature_rank": 30.0, "used_prototypes": 0.4}] * 30).warnings
-    assert not watch(*[{"loss": 1.0}] * 30).warnings
+def test_healthy_scalars_and_other_tasks_are_not_warned_of() -> None:
+    assert not collapse_warning([{"feature_rank": 30.0, "used_prototypes": 0.4}] * 30)
+    assert not collapse_warning([{"loss": 1.0}] * 30)
 
 
-def test_a_few_suspicious_lines_are_no_collapse() -> None:
+def test_one_good_line_among_the_newest_is_no_collapse() -> None:
     bad, good = {"feature_rank": 1.0}, {"feature_rank": 20.0}
-    assert not watch(*[bad] * 7, good, *[bad] * 4, good).warnings
+    assert not collapse_warning([*[bad] * 7, good, *[bad] * 4])
+    assert collapse_warning([good, *[bad] * LINES])

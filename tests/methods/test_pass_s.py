@@ -1,24 +1,25 @@
 """PASS_s and SwAV on a network of a few thousand weights."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_pass import at_step, tiny_backbone, tiny_method, tiny_settings, tiny_views
+from tiny_pass import at_step, tiny_pass_s, tiny_swav, tiny_views
 from torch import nn
 
 from luss.errors import LussError
-from luss.methods import build_method
-from luss.methods.base import Method
-from luss.methods.pass_s import PassS
+from luss.methods import method_class
+from luss.methods.base import Given, Method
+from luss.methods.pass_s import PassS, PassSSettings
 from luss.methods.swav import SwAV
-from luss.models.build import build_backbone, create_timm
-from luss.settings import PretrainSettings
+from luss.models.build import build_backbone
+from luss.settings import TrainSettings, ViewSettings
+from luss.settings.fields import problems
 
 
-def pass_s(stages: list[int], weights: list[float] | None = None, **options: float | bool) -> PassS:
-    chosen = {"shallow_stages": stages, "shallow_weights": weights or [1.0] * len(stages), **options}
-    return PassS(tiny_backbone(), tiny_settings(pass_s=chosen))
+def pass_s(stages: list[int], weights: list[float] | None = None, **options: float | str) -> PassS:
+    return tiny_pass_s(shallow_stages=stages, shallow_weights=weights or [1.0] * len(stages), **options)
 
 
 def gradient_sum(module: nn.Module) -> float:
@@ -50,11 +51,7 @@ def test_any_set_of_shallow_stages_trains(stages: list[int]) -> None:
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_nfnet"])
 def test_any_timm_cnn_trains(name: str) -> None:
-    torch.manual_seed(0)
-    method = PassS(
-        build_backbone(name),
-        tiny_settings(local_views=1, pass_s={"shallow_stages": [1, 2, 3], "shallow_weights": [1.0] * 3}),
-    )
+    method = tiny_pass_s(local_views=1, backbone=name, shallow_stages=[1, 2, 3], shallow_weights=[1.0] * 3)
     output = method(tiny_views(local_views=1), at_step())
     output.loss.backward()
     assert math.isfinite(float(output.loss.detach()))
@@ -89,7 +86,7 @@ def test_weights_need_not_be_whole_and_the_deep_one_counts() -> None:
 def test_shallow_stages_give_prototypes_no_gradient() -> None:
     method = pass_s([2, 3])
     views = tiny_views()
-    maps = method.backbone(torch.cat(views.groups[0])).maps
+    maps = method.backbone(views.groups[0].flat()).maps
     codes = [torch.full((4, 8), 1 / 8)] * 2
     (method.deep_to_shallow(2, maps[1], codes) + method.deep_to_shallow(3, maps[2], codes)).backward()  # type: ignore[no-untyped-call]
     assert gradient_sum(method.shallow["2"]) > 0
@@ -99,7 +96,7 @@ def test_shallow_stages_give_prototypes_no_gradient() -> None:
 
 def test_shallow_predictions_use_the_shared_prototypes() -> None:
     method = pass_s([3]).eval()
-    features = method.backbone(torch.cat(tiny_views().groups[0])).maps[2]
+    features = method.backbone(tiny_views().groups[0].flat()).maps[2]
     codes = [torch.eye(8)[:4]] * 2
     before = float(method.deep_to_shallow(3, features, codes).detach())
     with torch.no_grad():
@@ -109,56 +106,65 @@ def test_shallow_predictions_use_the_shared_prototypes() -> None:
 
 def test_alignment_reaches_the_projector_only_through_predictions() -> None:
     method = pass_s([])
-    features = method.backbone(torch.cat(tiny_views().groups[0])).last
+    features = method.backbone(tiny_views().groups[0].flat()).last
     for parameter in method.pixel_predictor.parameters():
         nn.init.zeros_(parameter)
-    method.align(features, tiny_views()).backward()  # type: ignore[no-untyped-call]
+    method.align(features, tiny_views().groups[0]).backward()  # type: ignore[no-untyped-call]
     # A predictor that ignores its input passes nothing on; a target that passed gradients would.
     assert gradient_sum(method.pixel_projector) == 0
 
 
 def test_alignment_trains_projector_predictor_and_backbone_but_no_prototypes() -> None:
     method = pass_s([])
-    features = method.backbone(torch.cat(tiny_views().groups[0])).last
-    method.align(features, tiny_views()).backward()  # type: ignore[no-untyped-call]
+    features = method.backbone(tiny_views().groups[0].flat()).last
+    method.align(features, tiny_views().groups[0]).backward()  # type: ignore[no-untyped-call]
     assert gradient_sum(method.pixel_projector) > 0
     assert gradient_sum(method.pixel_predictor) > 0
     assert gradient_sum(method.backbone) > 0
     assert gradient_sum(method.clustering) == 0
 
 
-@pytest.mark.parametrize("published", [False, True])
-def test_only_the_published_alignment_averages_over_pairs_that_do_not_overlap(published: bool) -> None:
-    method = pass_s([], published=published).eval()
+@pytest.mark.parametrize(("pairs", "share"), [("overlapping", 1), ("all", 3 / 4)])
+def test_alignment_averages_over_pairs_that_overlap_or_over_all(pairs: str, share: float) -> None:
+    # With points from edge to edge and zeros outside, as published, a pair apart contributes nothing.
+    method = pass_s([], points="edges", padding="zeros", pairs=pairs).eval()
     with torch.no_grad():
-        features = method.backbone(torch.cat(tiny_views().groups[0])).last
-        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3)))
-        mixed = float(method.align(features, tiny_views(apart=(3,))))
-        none = float(method.align(features, tiny_views(apart=(0, 1, 2, 3))))
+        features = method.backbone(tiny_views().groups[0].flat()).last
+        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3).groups[0]))
+        mixed = float(method.align(features, tiny_views(apart=(3,)).groups[0]))
+        none = float(method.align(features, tiny_views(apart=(0, 1, 2, 3)).groups[0]))
     assert none == pytest.approx(0, abs=1e-6)
-    assert mixed == pytest.approx(first_three * (3 / 4 if published else 1), abs=1e-5)
+    assert mixed == pytest.approx(share * first_three, abs=1e-5)
+
+
+def test_pairs_that_do_not_overlap_count_nowhere_by_default() -> None:
+    method = pass_s([]).eval()
+    with torch.no_grad():
+        features = method.backbone(tiny_views().groups[0].flat()).last
+        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3).groups[0]))
+        mixed = float(method.align(features, tiny_views(apart=(3,)).groups[0]))
+    assert mixed == pytest.approx(first_three, abs=1e-5)
 
 
 @torch.no_grad()
 def test_a_grid_size_of_zero_aligns_as_many_points_a_side_as_the_feature_map_has() -> None:
-    method = tiny_method(PassS).eval()
-    features = method.backbone(torch.cat(tiny_views().groups[0]))[-1]
+    method = tiny_pass_s().eval()
+    features = method.backbone(tiny_views().groups[0].flat()).last
     side = features.shape[-1]
     losses = {}
     for grid_size in (0, side, side + 1, 7):
-        other = tiny_method(PassS, pass_s={"grid_size": grid_size}).eval()
+        other = tiny_pass_s(grid_size=grid_size).eval()
         other.load_state_dict(method.state_dict())
-        losses[grid_size] = float(other.align(features, tiny_views()))
+        losses[grid_size] = float(other.align(features, tiny_views().groups[0]))
     assert losses[0] == losses[side]
     assert len(set(losses.values())) == 3
 
 
 def test_local_views_are_predicted_too() -> None:
-    with_local = PassS(tiny_backbone(), tiny_settings(local_views=3))
-    without = PassS(tiny_backbone(), tiny_settings())
+    with_local, without = tiny_pass_s(local_views=3), tiny_pass_s()
     without.load_state_dict(with_local.state_dict())
-    assert [group.count for group in with_local.view_groups] == [2, 3]
-    assert [group.count for group in without.view_groups] == [2]
+    assert [group.count for group in with_local.views] == [2, 3]
+    assert [group.count for group in without.views] == [2]
     losses = [
         float(with_local(tiny_views(local_views=3), at_step()).loss.detach()),
         float(without(tiny_views(), at_step()).loss.detach()),
@@ -166,9 +172,9 @@ def test_local_views_are_predicted_too() -> None:
     assert losses[0] != pytest.approx(losses[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", [SwAV, PassS])
-def test_frozen_prototypes_keep_their_bits_for_the_first_steps_and_then_move(kind: type[Method]) -> None:
-    method = tiny_method(kind, freeze_prototypes_steps=3, num_prototypes=64)
+@pytest.mark.parametrize("build", [tiny_swav, tiny_pass_s])
+def test_frozen_prototypes_keep_their_bits_for_the_first_steps_and_then_move(build: Callable[..., SwAV]) -> None:
+    method = build(clustering={"freeze_prototypes_steps": 3, "num_prototypes": 64})
     method.clustering.normalise_prototypes()
     start = method.clustering.prototypes.weight.detach().clone()
     train(method, 3)
@@ -181,19 +187,20 @@ def test_frozen_prototypes_keep_their_bits_for_the_first_steps_and_then_move(kin
     assert not torch.equal(method.clustering.prototypes.weight, start)
 
 
-@pytest.mark.parametrize("kind", [SwAV, PassS])
+@pytest.mark.parametrize("build", [tiny_swav, tiny_pass_s])
 @pytest.mark.parametrize(("accumulate", "length"), [(1, 8), (2, 12), (4, 14)])
 def test_the_queue_holds_whole_forward_passes_of_a_step_that_has_several(
-    kind: type[Method], accumulate: int, length: int
+    build: Callable[..., SwAV], accumulate: int, length: int
 ) -> None:
     # Of 8 images a step 8, 4 or 2 pass the network at once.
-    method = tiny_method(kind, accumulate=accumulate, batch_size=8, queue_length=15)
+    images_a_pass = TrainSettings(batch_size=8, accumulate=accumulate).images_a_pass
+    method = build(images_a_pass=images_a_pass, clustering={"queue_length": 15})
     assert method.clustering.queue.shape[1] == length
 
 
-@pytest.mark.parametrize("kind", [SwAV, PassS])
-def test_prototypes_are_unit_vectors_whenever_they_score(kind: type[SwAV] | type[PassS]) -> None:
-    method = kind(tiny_backbone(), tiny_settings())
+@pytest.mark.parametrize("build", [tiny_swav, tiny_pass_s])
+def test_prototypes_are_unit_vectors_whenever_they_score(build: Callable[[], SwAV]) -> None:
+    method = build()
     with torch.no_grad():
         method.clustering.prototypes.weight.mul_(7)
     method(tiny_views(), at_step())
@@ -201,16 +208,8 @@ def test_prototypes_are_unit_vectors_whenever_they_score(kind: type[SwAV] | type
     torch.testing.assert_close(norms, torch.ones(8))
 
 
-@pytest.mark.parametrize("kind", [SwAV, PassS])
-def test_a_few_steps_on_one_batch_lower_the_loss(kind: type[SwAV] | type[PassS]) -> None:
-    method = kind(tiny_backbone(), tiny_settings(epsilon=0.5))
-    before = float(method(tiny_views(), at_step()).loss.detach())
-    train(method, 4, lr=0.02)
-    assert float(method(tiny_views(), at_step()).loss.detach()) < before - 0.01
-
-
 def test_swav_is_pass_s_without_shallow_stages_and_alignment() -> None:
-    plain = SwAV(tiny_backbone(), tiny_settings(local_views=2))
+    plain = tiny_swav(local_views=2)
     bare = pass_s([], pixel_alignment_weight=0.0)
     bare.load_state_dict(plain.state_dict())
     views = tiny_views(local_views=2)
@@ -220,13 +219,13 @@ def test_swav_is_pass_s_without_shallow_stages_and_alignment() -> None:
 
 
 def test_every_parameter_gets_a_gradient_whatever_is_switched_off() -> None:
-    for method in (pass_s([3]), pass_s([], pixel_alignment_weight=0.0)):
-        method(tiny_views(), at_step()).loss.backward()
-        assert [name for name, parameter in method.named_parameters() if parameter.grad is None] == []
+    method = pass_s([], pixel_alignment_weight=0.0)
+    method(tiny_views(), at_step()).loss.backward()
+    assert [name for name, parameter in method.named_parameters() if parameter.grad is None] == []
 
 
 def test_heads_of_resnet18_have_as_many_parameters_as_the_published_ones() -> None:
-    method = PassS(build_backbone("resnet18"), PretrainSettings())
+    method = PassS(PassSSettings(), Given(lambda: build_backbone("resnet18"), images_a_pass=256))
 
     def count(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -240,7 +239,6 @@ def test_heads_of_resnet18_have_as_many_parameters_as_the_published_ones() -> No
         "projection_head_pixel_shallow": count(head.pixel),  # type: ignore[arg-type]
         "projection_head_shallow": count(head.image),  # type: ignore[arg-type]
         "backbone": count(method.backbone),
-        "total": count(method),
     } == {
         "projection_head": 329344,
         "prototypes": 64000,
@@ -249,48 +247,36 @@ def test_heads_of_resnet18_have_as_many_parameters_as_the_published_ones() -> No
         "projection_head_pixel_shallow": 526336,
         "projection_head_shallow": 198272,
         "backbone": 11176512,
-        "total": 12919488,
     }
 
 
-@pytest.mark.parametrize("name", ["swav", "pass_s"])
-def test_exported_weights_load_strictly_into_timm(name: str) -> None:
-    settings = tiny_settings()
-    settings.method = name
-    method = build_method(tiny_backbone(), settings)
-    train(method, 1)
-    plain = create_timm("test_resnet")
-    plain.load_state_dict(method.export(), strict=True)
-    images = tiny_views().groups[0][0]
-    method.eval()
-    plain.eval()
-    with torch.no_grad():
-        features = plain.forward_features(images)
-        torch.testing.assert_close(features, method.backbone(images).last)
-
-
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones() -> None:
-    settings = tiny_settings()
-    settings.method = "moco"
-    with pytest.raises(LussError, match=r"'moco'.*pass_s, swav"):
-        build_method(tiny_backbone(), settings)
+    with pytest.raises(LussError, match=r"'pass': did you mean pass_s.*pass_s, swav"):
+        method_class("pass")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"shallow_stages": [4], "shallow_weights": [1.0]}, "4 is not one of 1 to 3"),
-        ({"shallow_stages": [0], "shallow_weights": [1.0]}, "0 is not one of 1 to 3"),
-        ({"shallow_stages": [2, 3], "shallow_weights": [1.0]}, "shallow_weights has 1 entries for 2 stages"),
-    ],
-)
-def test_impossible_shallow_stages_are_errors(options: dict[str, object], message: str) -> None:
-    with pytest.raises(LussError, match=message):
-        PassS(tiny_backbone(), tiny_settings(pass_s=options))
+@pytest.mark.parametrize("stage", [0, 4])
+def test_shallow_stages_that_the_backbone_does_not_have_are_errors(stage: int) -> None:
+    with pytest.raises(LussError, match=rf"{stage} is not one of 1 to 3"):
+        pass_s([stage])
 
 
-def test_alignment_needs_two_global_views() -> None:
-    settings = tiny_settings()
-    settings.global_views.count = 1
-    with pytest.raises(LussError, match="pixel alignment needs 2"):
-        PassS(tiny_backbone(), settings)
+def test_settings_that_cannot_be_are_problems_with_their_keys() -> None:
+    settings = PassSSettings(shallow_stages=[2, 3], shallow_weights=[0.0], deep_weight=0.0)
+    settings.global_views = ViewSettings(1, 40)
+    said = list(problems(settings, "method."))
+    assert [text.split(" ")[0] for text in said] == [
+        "method.global_views.count",
+        "method.shallow_weights",
+        "method.deep_weight",
+    ]
+    assert "compares exactly 2" in said[0]
+    assert "1 entries for 2 stages" in said[1]
+
+
+def test_a_queue_shorter_than_a_forward_pass_does_not_fit_the_training() -> None:
+    settings = PassSSettings()
+    settings.clustering.queue_length = 100
+    assert settings.fits(TrainSettings(batch_size=200, accumulate=2)) == []
+    (problem,) = settings.fits(TrainSettings(batch_size=200))
+    assert problem.startswith("clustering.queue_length is 100")

@@ -115,17 +115,17 @@ def images() -> torch.Tensor:
 
 
 @torch.no_grad()
-def test_vectors_pool_what_attention_was_trained_on_and_published_ones_the_raw_features(
+def test_vectors_pool_what_attention_was_trained_on_or_the_raw_features(
     attended: AttendedBackbone, images: torch.Tensor
 ) -> None:
     features, attention = attended.maps(images)
     assert features.shape[2:] == (4, 6)
-    ours, published = attended.vectors(images), attended.vectors(images, published=True)
-    for vectors in (ours, published):
+    unit, raw = attended.vectors(images), attended.vectors(images, pool="raw")
+    for vectors in (unit, raw):
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
     normalised = F.normalize(features, dim=1)
-    torch.testing.assert_close(ours, F.normalize((normalised * attention).mean(dim=(2, 3)), dim=1))
-    torch.testing.assert_close(published, F.normalize((features * attention).mean(dim=(2, 3)), dim=1))
+    torch.testing.assert_close(unit, F.normalize((normalised * attention).mean(dim=(2, 3)), dim=1))
+    torch.testing.assert_close(raw, F.normalize((features * attention).mean(dim=(2, 3)), dim=1))
 
 
 @torch.no_grad()

@@ -1,21 +1,19 @@
 """Training the pixel attention: what is frozen stays frozen, and the saliency teacher teaches."""
 
+from typing import Any
+
 import pytest
 import torch
-from luss.training.attention import AttentionTask, attention_clustering
 from torch import Tensor
+from views_of import views_of
 
-from luss.methods.base import Progress, Views
-from luss.methods.pass_s import PassS
+from luss.data.views import Views
+from luss.methods.base import Given
+from luss.methods.pass_s import PassS, PassSSettings
 from luss.models.build import build_backbone
-from luss.settings import (
-    ClusteringSettings,
-    PassSSettings,
-    PixelAttentionSettings,
-    PretrainSettings,
-    SaliencySettings,
-    ViewSettings,
-)
+from luss.settings import ClusteringSettings, PixelAttentionSettings, SaliencySettings, ViewSettings
+from luss.tasks.attention import AttentionTask, attention_clustering
+from luss.training.task import Progress
 
 CLUSTERING = ClusteringSettings(
     num_prototypes=16, embedding_dim=8, hidden_dim=8, queue_length=64, freeze_prototypes_steps=9
@@ -25,46 +23,43 @@ MEAN = STD = 0.5  # of test_resnet
 
 def pretrained() -> PassS:
     torch.manual_seed(0)
-    settings = PretrainSettings(
-        batch_size=4,
-        clustering=CLUSTERING,
-        global_views=ViewSettings(2, 40),
-        local_views=ViewSettings(0),
-        pass_s=PassSSettings(),
-    )
-    method = PassS(build_backbone("test_resnet", output_stride=16), settings)
+    settings = PassSSettings(clustering=CLUSTERING, global_views=ViewSettings(2, 40), local_views=ViewSettings(0))
+    given = Given(lambda: build_backbone("test_resnet", output_stride=16), images_a_pass=4)
+    method = PassS(settings, given)
     for module in method.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.running_mean.normal_(std=0.1)
     return method
 
 
-def task(
-    *, shared: bool = False, published: bool = False, saliency: float = 0.0, train_prototypes: bool = False
-) -> AttentionTask:
-    settings = PixelAttentionSettings(
+def attention_settings(*, saliency: float = 0.0, **own: Any) -> PixelAttentionSettings:
+    return PixelAttentionSettings(
         batch_size=4,
-        upsample=2,
+        target_stride=8,
         queue_length=8,
-        shared=shared,
-        published=published,
-        train_prototypes=train_prototypes,
+        head=ClusteringSettings(
+            num_prototypes=16, embedding_dim=8, hidden_dim=8, freeze_prototypes_steps=0, draw_prototypes_steps=2
+        ),
         saliency=SaliencySettings(weight=saliency),
+        **own,
     )
-    method = pretrained()
-    clustering = attention_clustering(method.state_dict(), method.backbone.num_channels, CLUSTERING, settings)
-    return AttentionTask(method.backbone, clustering, settings)
+
+
+def task(**options: Any) -> AttentionTask:
+    """Over a pretrained head."""
+    settings, method = attention_settings(**options), pretrained()
+    head = attention_clustering(CLUSTERING, settings, method.backbone.num_channels, method.clustering.state_dict())
+    return AttentionTask(method.backbone, settings, head)
+
+
+def task_with_own_head(**options: Any) -> AttentionTask:
+    """Over a learner that leaves no prototypes."""
+    return AttentionTask(pretrained().backbone, attention_settings(**options), None)
 
 
 def views(whole: Tensor | None = None) -> Views:
-    generator = torch.Generator().manual_seed(0)
-    groups = [[torch.randn(4, 3, 48, 48, generator=generator) for _ in range(2)]]
-    if whole is not None:
-        groups.append([whole])
-    nowhere = [[torch.zeros(4, 4)] * len(group) for group in groups]
-    return Views(
-        groups, nowhere, [[torch.zeros(4, dtype=torch.bool)] * len(group) for group in groups], torch.arange(4)
-    )
+    crops = torch.randn(2, 4, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+    return views_of(crops) if whole is None else views_of(crops, whole[None])
 
 
 def train(model: AttentionTask, batch: Views, num_steps: int, lr: float = 0.1) -> list[dict[str, Tensor]]:
@@ -72,7 +67,7 @@ def train(model: AttentionTask, batch: Views, num_steps: int, lr: float = 0.1) -
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
     scalars = []
     for step in range(num_steps):
-        progress = Progress(step, num_steps, epoch=0)
+        progress = Progress(step, num_steps)
         optimizer.zero_grad(set_to_none=True)
         output = model(batch, progress)
         output.loss.backward()
@@ -105,8 +100,8 @@ def test_frozen_means_frozen_to_the_bit_batch_norm_statistics_included(saliency:
     assert {"attention.theta", "attention.mlp.0.weight", "attention.mlp.1.running_mean"} <= names
 
 
-def test_the_published_form_trains_prototypes_and_lets_statistics_drift() -> None:
-    model = task(published=True)
+def test_both_deviations_together_are_the_published_form() -> None:
+    model = task(batch_norm="drifting", train_prototypes=True)
     before = copied(model)
     train(model, views(), 2)
     names = changed(before, model.state_dict())
@@ -126,14 +121,60 @@ def test_prototypes_can_be_trained_with_the_rest_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "prototypes"), [({}, False), ({"published": True}, True), ({"train_prototypes": True}, True)]
+    ("options", "prototypes"), [({}, False), ({"batch_norm": "drifting"}, False), ({"train_prototypes": True}, True)]
 )
 def test_only_the_attention_and_where_asked_for_the_prototypes_have_gradients(
-    options: dict[str, bool], prototypes: bool
+    options: dict[str, Any], prototypes: bool
 ) -> None:
     names = {name for name, parameter in task(**options).named_parameters() if parameter.requires_grad}
     assert ("clustering.prototypes.weight" in names) == prototypes
     assert {name for name in names if not name.startswith("attention.")} <= {"clustering.prototypes.weight"}
+
+
+def test_drifting_statistics_alone_train_no_prototypes() -> None:
+    model = task(batch_norm="drifting")
+    before = copied(model)
+    train(model, views(), 2)
+    names = changed(before, model.state_dict())
+    assert "clustering.prototypes.weight" not in names
+    assert any(name.startswith("backbone") and name.endswith("running_var") for name in names)
+
+
+def test_without_pretrained_prototypes_a_head_of_its_own_trains_beside_the_attention() -> None:
+    model = task_with_own_head()
+    before = copied(model)
+    train(model, views(), 4)
+    names = changed(before, model.state_dict())
+    assert parts(names) == {
+        "attention",
+        "clustering.projector",
+        "clustering.prototypes",
+        "clustering.queue",
+        "clustering.queue_filled",
+    }
+    assert {"clustering.projector.0.weight", "clustering.projector.1.running_mean", "attention.theta"} <= names
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert {name.split(".")[0] for name in trained} == {"attention", "clustering"}
+
+
+def test_the_prototypes_of_an_own_head_are_drawn_at_first_and_learned_later() -> None:
+    model, batch = task_with_own_head(), views()
+    weight = model.clustering.prototypes.weight
+    weight.register_post_accumulate_grad_hook(lambda parameter: seen.append(parameter.detach().clone()))
+    seen: list[Tensor] = []
+    train(model, batch, 4)
+    # Drawn in steps 0 and 1, four rows each; the optimiser has them from step 2 on.
+    assert not torch.equal(seen[0][:4], seen[1][4:8])
+    assert torch.equal(seen[0][:4], seen[1][:4])
+    assert torch.equal(seen[1], seen[2])
+    assert not torch.equal(seen[2], seen[3])
+
+
+def test_an_own_head_has_the_queue_of_the_stage_and_its_own_sizes() -> None:
+    clustering = task_with_own_head().clustering
+    assert clustering.queue.shape == (2, 8, 8)
+    assert clustering.prototypes.weight.shape == (16, 8)
+    assert clustering.settings.draw_prototypes_steps == 2
 
 
 def test_the_projector_runs_on_the_batch_s_statistics_and_the_backbone_on_its_own() -> None:
@@ -150,10 +191,7 @@ def test_pretrained_projector_and_prototypes_are_taken_over_with_an_empty_queue_
     method.clustering.queue.fill_(1)
     method.clustering.prototypes.weight.data.mul_(3)
     clustering = attention_clustering(
-        method.state_dict(),
-        method.backbone.num_channels,
-        CLUSTERING,
-        PixelAttentionSettings(batch_size=4, queue_length=8),
+        CLUSTERING, attention_settings(), method.backbone.num_channels, method.clustering.state_dict()
     )
     own, given = clustering.state_dict(), method.clustering.state_dict()
     assert clustering.queue.shape == (2, 8, 8)

@@ -1,5 +1,6 @@
 """The training loop: resuming to the bit, accumulation, and what it says when something is wrong."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from toy_training import Recorder, ToyData, ToyMethod, ToyRegression, toy_traine
 
 from luss.errors import LussError
 from luss.progress import Interrupted, StopFlag
+from luss.settings import OptimizerSettings
 from luss.training.checkpoint import checkpoints, load_newest
-from luss.training.optim import lr_at
+from luss.training.schedules import lr_at
 
 NUM_STEPS = 6
+SGD = OptimizerSettings("sgd")
 
 
 def no_warning(text: str) -> None:
@@ -135,7 +138,7 @@ def test_checkpoints_are_also_written_by_the_clock(tmp_path: Path) -> None:
 def one_step(folder: Path, accumulate: int) -> ToyRegression:
     torch.manual_seed(0)
     model = ToyRegression()
-    toy_trainer(folder, model, data=ToyData(8), epochs=1, accumulate=accumulate, optimizer="sgd").run()
+    toy_trainer(folder, model, data=ToyData(8), epochs=1, accumulate=accumulate, optimizer=SGD).run()
     return model
 
 
@@ -203,11 +206,10 @@ def test_gradients_are_clipped_to_a_total_norm_when_asked_for(tmp_path: Path, cl
         model,
         data=ToyData(8),
         epochs=1,
-        clip_grad=clip,
-        optimizer="sgd",
         lr=1.0,
-        weight_decay=0.0,
-        momentum=0.0,
+        optimizer=OptimizerSettings(
+            "sgd", momentum=0.0, weight_decay=0.0, clip="total" if clip else "none", clip_norm=clip or 1.0
+        ),
     ).run()
     moved = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]) - before
     if clip:
@@ -260,3 +262,18 @@ def test_the_real_learning_rate_and_batch_are_announced(tmp_path: Path) -> None:
     (announcement,) = [text for text in reporter.said if "global batch" in text]
     assert "8 = 1 process(es) x 2 x 4" in announcement
     assert "lr 0.5 for a batch of 16 -> 0.25" in announcement
+
+
+class Worried(ToyRegression):
+    """Warns from its third metric line on."""
+
+    def warning(self, lines: Sequence[Mapping[str, float]]) -> str:
+        self.seen = list(lines)
+        return f"line {len(lines)}" if len(lines) >= 3 else ""
+
+
+def test_what_a_task_says_about_its_metric_lines_is_warned_of_once(tmp_path: Path) -> None:
+    reporter, model = Recorder(), Worried()
+    toy_trainer(tmp_path, model, reporter=reporter).run()
+    assert reporter.warnings == ["line 3"]
+    assert [line["loss"] for line in model.seen] == [loss for _, loss in reporter.column("loss")[:3]]

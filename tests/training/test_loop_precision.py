@@ -10,14 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from toy_training import Recorder, ToyData, ToyMethod, ToyRegression, toy_trainer
+from toy_training import Recorder, ToyData, ToyMethod, ToyRegression, ToyTask, toy_trainer
 
-from luss.methods.base import Progress, StepOutput
 from luss.progress import Interrupted, StopFlag
+from luss.settings import OptimizerSettings
 from luss.training import precision
 from luss.training.checkpoint import load_newest
 from luss.training.loop import Trainer
 from luss.training.precision import Precision
+from luss.training.task import Progress, StepOutput
 
 NUM_STEPS = 6
 
@@ -109,7 +110,8 @@ def test_training_with_loss_scaling_has_the_bits_of_training_without(tmp_path: P
     for name in ("fp16", "fp32"):
         torch.manual_seed(0)
         model = ToyRegression()
-        toy_trainer(tmp_path / name, model, precision=name, accumulate=accumulate, clip_grad=0.1, optimizer="sgd").run()
+        optimizer = OptimizerSettings("sgd", clip="total", clip_norm=0.1)
+        toy_trainer(tmp_path / name, model, precision=name, accumulate=accumulate, optimizer=optimizer).run()
         weights.append(model.layer.weight.detach())
     assert torch.equal(*weights)
 
@@ -121,7 +123,7 @@ class ToyImages(ToyData):
         return key[1], torch.from_numpy(np.random.default_rng(key).normal(size=(2, 3, 8, 8))).float()
 
 
-class ToyConvolutions(nn.Module):
+class ToyConvolutions(ToyTask):
     """One view's features predict the other's; remembers how its inner feature maps lie in memory."""
 
     def __init__(self) -> None:
@@ -129,17 +131,11 @@ class ToyConvolutions(nn.Module):
         self.first, self.norm, self.second = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 5, 3)
         self.map_layouts: list[bool] = []
 
-    def forward(self, views: Tensor, progress: Progress) -> StepOutput:
-        maps = self.first(views.flatten(0, 1))
+    def forward(self, inputs: Tensor, progress: Progress) -> StepOutput:
+        maps = self.first(inputs.flatten(0, 1))
         self.map_layouts.append(maps.is_contiguous(memory_format=torch.channels_last))
         one, other = self.second(F.relu(self.norm(maps))).chunk(2)
         return StepOutput(F.mse_loss(one, other) + (one.mean() - 1) ** 2)
-
-    def after_backward(self, progress: Progress) -> None:
-        return
-
-    def after_step(self, progress: Progress) -> None:
-        return
 
 
 def image_trainer(folder: Path, reporter: Recorder, *, channels_last: bool) -> Trainer:
@@ -151,7 +147,7 @@ def image_trainer(folder: Path, reporter: Recorder, *, channels_last: bool) -> T
         reporter=reporter,
         channels_last=channels_last,
         lr=0.1,
-        optimizer="sgd",
+        optimizer=OptimizerSettings("sgd"),
     )
 
 

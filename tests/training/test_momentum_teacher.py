@@ -1,6 +1,5 @@
-"""The contract of a method with a momentum teacher, as CONTRIBUTING.md gives it: `after_step`, `state_dict` and `export` are enough."""
+"""The contract of a method with a momentum teacher, as CONTRIBUTING.md gives it: `after_step`, `state_dict` and `exported` are enough."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +7,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from luss.methods.forward import backbone_views, pool
 from torch import Tensor, nn
 from toy_training import Recorder, ToyData, toy_trainer
+from views_of import views_of
 
-from luss.methods.base import Method, Progress, StepOutput, Views
+from luss.data.views import Views
+from luss.methods.base import Given, Method
+from luss.methods.momentum import Teacher
 from luss.models.build import build_backbone, create_timm
 from luss.progress import Interrupted, StopFlag
-from luss.settings import ViewSettings
+from luss.settings import MethodSettings, OptimizerSettings, ViewSettings
 from luss.training.checkpoint import checkpoints, load_newest
+from luss.training.task import Progress, StepOutput
 
 NUM_STEPS = 6
 
@@ -25,26 +27,22 @@ class TaughtMethod(Method):
     """Predicts the other view's vector in a slowly following copy of the backbone (as BYOL, without its projectors)."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.backbone = build_backbone("test_resnet")
+        super().__init__(MethodSettings(), Given(lambda: build_backbone("test_resnet"), images_a_pass=8))
         self.predictor = nn.Linear(self.backbone.num_channels, self.backbone.num_channels)
-        self.teacher = copy.deepcopy(self.backbone).requires_grad_(False)
+        self.teacher = Teacher(self.backbone)
 
     @property
-    def view_groups(self) -> tuple[ViewSettings, ...]:
+    def views(self) -> tuple[ViewSettings, ...]:
         return (ViewSettings(2, 32),)
 
-    def forward(self, views: Views, progress: Progress) -> StepOutput:
-        first, second = pool(backbone_views(self.backbone, views)[0][-1]).chunk(2)
-        with torch.no_grad():
-            targets = torch.cat(pool(backbone_views(self.teacher, views)[0][-1]).chunk(2)[::-1])
-        predicted = self.predictor(torch.cat([first, second]))
-        return StepOutput(1 - F.cosine_similarity(predicted, targets).mean())
+    def forward(self, inputs: Views, progress: Progress) -> StepOutput:
+        images = inputs.groups[0].flat()
+        predicted = self.predictor(self.backbone(images).pooled())
+        first, second = self.teacher(images).pooled().chunk(2)
+        return StepOutput(1 - F.cosine_similarity(predicted, torch.cat([second, first])).mean())
 
-    @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        for follower, leader in zip(self.teacher.parameters(), self.backbone.parameters(), strict=True):
-            follower.lerp_(leader, 0.1)
+        self.teacher.follow(self.backbone, 0.9)
 
 
 class FailingMethod(TaughtMethod):
@@ -66,21 +64,19 @@ class NoiseImages(ToyData):
     """Two views (3, 32, 32) of each image."""
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, Tensor]:
-        return key[1], torch.from_numpy(np.random.default_rng(key).normal(size=(2, 3, 32, 32))).float()
+        pixels = np.random.default_rng(key).integers(0, 256, size=(2, 3, 32, 32), dtype=np.uint8)
+        return key[1], torch.from_numpy(pixels)
 
-
-def prepare(batch: Any, device: torch.device) -> Views:
-    count = batch.values.shape[1]
-    rectangles, flips = [torch.zeros(count, 4)] * 2, [torch.zeros(count, dtype=torch.bool)] * 2
-    return Views([list(batch.values.to(device))], [rectangles], [flips], torch.arange(count))
+    def collate(self, samples: list[tuple[int, Tensor]]) -> Any:
+        return views_of(torch.stack([images for _, images in samples], dim=1))
 
 
 def train(folder: Path, *, seed: int, **failure: int) -> TaughtMethod:
     torch.manual_seed(seed)
     stop, reporter = StopFlag(), Recorder()
     model = FailingMethod(stop, **failure)
-    settings: dict[str, Any] = {"lr": 0.2, "momentum": 0.9, "optimizer": "sgd"}
-    toy_trainer(folder, model, data=NoiseImages(), prepare=prepare, reporter=reporter, stop=stop, **settings).run()
+    settings: dict[str, Any] = {"lr": 0.2, "optimizer": OptimizerSettings("sgd")}
+    toy_trainer(folder, model, data=NoiseImages(), reporter=reporter, stop=stop, **settings).run()
     return model
 
 
@@ -97,7 +93,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TaughtMethod:
 def test_the_teacher_follows_the_backbone_and_is_neither_it_nor_what_it_began_as(whole: TaughtMethod) -> None:
     torch.manual_seed(0)
     start = TaughtMethod().backbone.model.state_dict()["conv1.0.weight"]
-    teacher, student = (network.model.state_dict()["conv1.0.weight"] for network in (whole.teacher, whole.backbone))
+    teacher, student = (
+        network.model.state_dict()["conv1.0.weight"] for network in (whole.teacher.module, whole.backbone)
+    )
     assert 0 < float((teacher - start).norm()) < float((student - start).norm())
 
 
@@ -128,7 +126,7 @@ def test_the_teacher_is_in_the_checkpoint_but_not_in_what_is_exported(tmp_path: 
     # The optimiser has only what learns.
     learning = sum(1 for parameter in model.parameters() if parameter.requires_grad)
     assert len(state["optimizer"]["param_groups"][0]["params"]) == learning
-    exported = model.export()
+    exported = model.exported().export()
     create_timm("test_resnet").load_state_dict(exported, strict=True)
     student = model.backbone.model.state_dict()
     assert exported.keys() == student.keys()

@@ -1,14 +1,24 @@
 """Which number format is used where, and that loss scaling leaves a step as it is and skips one that overflows."""
 
+from collections.abc import Callable, Iterable
+
 import pytest
 import torch
 from torch import nn
 
 from luss.errors import LussError
+from luss.settings import OptimizerSettings
 from luss.training import precision
+from luss.training.optim import clip as clip_gradients
 from luss.training.precision import Precision, resolve_precision
 
 CPU = torch.device("cpu")
+
+
+def clipping(parameters: Iterable[nn.Parameter], norm: float) -> Callable[[], None] | None:
+    """Clips the total norm; nothing for a norm of 0."""
+    settings = OptimizerSettings(clip="total", clip_norm=norm)
+    return (lambda: clip_gradients(parameters, settings)) if norm else None
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
@@ -49,7 +59,7 @@ def test_a_step_is_the_optimiser_s_own_with_clipping_of_the_total_norm() -> None
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     used = Precision("fp32", CPU)
     used.scale((parameter**2).sum() / 2).backward()  # type: ignore[no-untyped-call]
-    used.step(optimizer, clip=1.0, parameters=[parameter])
+    used.step(optimizer, clip=clipping([parameter], 1.0))
     torch.testing.assert_close(parameter.detach(), torch.tensor([3.0 - 0.6, 4.0 - 0.8]))
 
 
@@ -84,7 +94,7 @@ def test_steps_with_loss_scaling_have_the_bits_of_steps_without(scaled: Precisio
         for batch in inputs:
             optimizer.zero_grad()
             used.scale(layer(batch).square().mean()).backward()  # type: ignore[no-untyped-call]
-            used.step(optimizer, clip=clip, parameters=layer.parameters())
+            used.step(optimizer, clip=clipping(layer.parameters(), clip))
         weights.append(layer.weight.detach())
     # The scale is a power of two: it takes no digits away. Clipping that saw scaled gradients would shrink them.
     assert scaled.scaler.get_scale() == 2**16
@@ -99,14 +109,14 @@ def test_overflown_gradients_skip_the_step_and_halve_the_scale(scaled: Precision
     scaled.scale(layer(torch.ones(2, 4)).sum()).backward()  # type: ignore[no-untyped-call]
     assert layer.weight.grad is not None
     layer.weight.grad[0, 0] = float("inf")
-    scaled.step(optimizer, clip=clip, parameters=layer.parameters())
+    scaled.step(optimizer, clip=clipping(layer.parameters(), clip))
     assert torch.equal(layer.weight, before)
     assert not optimizer.state, "momentum must not see what overflowed"
     assert scaled.scaler.get_scale() == 2**15
     # The next step counts again.
     optimizer.zero_grad()
     scaled.scale(layer(torch.ones(2, 4)).sum()).backward()  # type: ignore[no-untyped-call]
-    scaled.step(optimizer, clip=clip, parameters=layer.parameters())
+    scaled.step(optimizer, clip=clipping(layer.parameters(), clip))
     assert not torch.equal(layer.weight, before)
     assert bool(layer.weight.isfinite().all())
 

@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from luss.training.representation import view_preparer
-from luss.training.segmentation import LabelledCrops, SegmentationTask
 from PIL import Image
+from views_of import views_of
 
-from luss.data.views import ViewBatch
 from luss.labels.store import LabelRecord, LabelStore, LabelWriter
-from luss.methods.base import Progress
 from luss.models.build import build_backbone
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
+from luss.tasks.segmentation import LabelledCrops, SegmentationTask
+from luss.training.task import Progress
 
 NUM_CLUSTERS = 4
 
@@ -80,7 +79,7 @@ def test_the_loss_is_the_mean_cross_entropy_over_all_positions_background_includ
     images, labels = task.prepare(batch, torch.device("cpu"))
     labels[0, :8] = 0
     with torch.no_grad():
-        output = task((images, labels), Progress(0, 1, 0))
+        output = task((images, labels), Progress(0, 1))
         logits = F.interpolate(task.network(images), size=(16, 16), mode="bilinear", align_corners=False).double()
     expected, correct = 0.0, 0
     for image in range(2):
@@ -105,7 +104,7 @@ def test_ignored_positions_count_neither_in_the_loss_nor_in_the_accuracy(crops: 
     images, labels = task.prepare(crops.collate([crops[0, 0], crops[0, 2]]), torch.device("cpu"))
     holes = labels.clone()
     holes[0, :5], holes[1, :, 3:] = 1000, 1000
-    output = task((images, holes), Progress(0, 1, 0, log=True))
+    output = task((images, holes), Progress(0, 1))
     logits = F.interpolate(task.network(images), size=(16, 16), mode="bilinear", align_corners=False)
     counted = holes != 1000
     kept = logits.permute(0, 2, 3, 1)[counted]
@@ -117,7 +116,7 @@ def test_ignored_positions_count_neither_in_the_loss_nor_in_the_accuracy(crops: 
 def test_a_batch_that_counts_nowhere_has_a_loss_of_zero_and_leaves_finite_gradients(crops: LabelledCrops) -> None:
     task = SegmentationTask(network(), ignored_id=1000).train()
     images, labels = task.prepare(crops.collate([crops[0, 0], crops[0, 2]]), torch.device("cpu"))
-    loss = task((images, torch.full_like(labels, 1000)), Progress(0, 1, 0)).loss
+    loss = task((images, torch.full_like(labels, 1000)), Progress(0, 1)).loss
     loss.backward()
     assert float(loss.detach()) == 0
     assert all(torch.isfinite(p.grad).all() for p in task.parameters() if p.grad is not None)
@@ -130,25 +129,26 @@ def test_training_a_few_steps_lowers_the_loss(crops: LabelledCrops) -> None:
     losses = []
     for step in range(5):
         optimizer.zero_grad()
-        loss = task(inputs, Progress(step, 5, 0)).loss
+        loss = task(inputs, Progress(step, 5)).loss
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_views_reach_the_method_normalised_with_their_geometry() -> None:
+def test_views_reach_the_network_normalised_with_their_geometry() -> None:
     count, batch = 2, 3
     images = torch.randint(0, 256, (count, batch, 3, 16, 16), dtype=torch.uint8)
     rectangles = torch.arange(count * batch * 4).reshape(count, batch, 4).float()
     flips = torch.tensor([[True, False, True], [False, False, True]])
-    parameters = torch.tensor([1.0, 1, 1, 0, 0, 0]).repeat(count, batch, 1)
-    raw = ViewBatch([images], [rectangles], [flips], [parameters], torch.tensor([4, 7, 9]), [])
-    views = view_preparer((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))(raw, torch.device("cpu"))
-    for view in range(count):
-        expected = images[view].float() / 255
-        for channel, (mean, std) in enumerate(((0.4, 0.1), (0.5, 0.2), (0.6, 0.3))):
-            torch.testing.assert_close(views.groups[0][view][:, channel], (expected[:, channel] - mean) / std)
-        assert torch.equal(views.rectangles[0][view], rectangles[view])
-        assert torch.equal(views.flips[0][view], flips[view])
-    assert views.indices.tolist() == [4, 7, 9]
+    backbone = build_backbone("test_resnet")
+    backbone.set_normalisation((0.4, 0.5, 0.6), (0.1, 0.2, 0.3))
+    raw = views_of(images, rectangles=[rectangles], flips=[flips])
+    views = raw.prepared(torch.device("cpu"), backbone.normalise)
+    group = views.groups[0]
+    expected = images.float() / 255
+    for channel, (mean, std) in enumerate(((0.4, 0.1), (0.5, 0.2), (0.6, 0.3))):
+        torch.testing.assert_close(group.images[:, :, channel], (expected[:, :, channel] - mean) / std)
+    assert torch.equal(group.rectangles, rectangles)
+    assert torch.equal(group.flips, flips)
+    assert torch.equal(views.indices, raw.indices)

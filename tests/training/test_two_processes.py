@@ -1,43 +1,23 @@
 """Two processes compute together what one computes alone at the same global batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
 import two_processes
 from torch import Tensor
+from two_at_once import Results, on_two
 
 from luss import processes
 from luss.errors import LussError
 
 SCRIPT = Path(two_processes.__file__)
-
-
-class Results(NamedTuple):
-    """What `measure` gave: alone, and on each of two processes."""
-
-    alone: dict[str, Any]
-    together: list[dict[str, Any]]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    folder = tmp_path_factory.mktemp("together")
-    # Helpers lie beside the script, and the package where this process found it.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", str(SCRIPT), str(folder)]
-    processes = [
-        subprocess.Popen([*command, str(rank), "2"], env=environment, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    alone = two_processes.measure(tmp_path_factory.mktemp("alone"))
-    errors = [process.communicate(timeout=180)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    return Results(alone, [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)])
+    return on_two(SCRIPT, two_processes.measure, tmp_path_factory.mktemp("processes"))
 
 
 def joined(results: Results, topic: str, name: str) -> Tensor:

@@ -1,31 +1,28 @@
-"""What one process computes and two must compute together. Run as a script, it is one of two processes.
+"""What one process computes and two must compute together. Run as a script, it is one of two processes."""
 
-python two_processes.py FOLDER RANK WORLD_SIZE writes FOLDER/RANK.pt.
-"""
-
-import os
-import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
-from luss.methods.online_clustering import OnlineClustering
 from torch import Tensor, nn
-from toy_training import Recorder, ToyBatch, toy_trainer
+from toy_training import Recorder, toy_trainer
+from two_at_once import as_process
+from views_of import views_of
 
 from luss import processes
+from luss.data.views import Views
 from luss.losses.pixel_alignment import pixel_alignment
 from luss.losses.sinkhorn import sinkhorn
-from luss.methods.base import Progress, Views
-from luss.methods.pass_s import PassS
+from luss.methods.base import Given
+from luss.methods.clustering import OnlineClustering
+from luss.methods.pass_s import PassS, PassSSettings
 from luss.models.build import build_backbone
-from luss.settings import ClusteringSettings, PassSSettings, PretrainSettings, ViewSettings
+from luss.settings import ClusteringSettings, ViewSettings
 from luss.training.checkpoint import load_newest
 from luss.training.sync_batch_norm import CpuSyncBatchNorm, synchronise_batch_norm
+from luss.training.task import Progress
 
 CPU = torch.device("cpu")
 VALID = (True, True, True, True, False, False, False, True)
@@ -75,7 +72,7 @@ def codes_and_queue() -> dict[str, Tensor]:
     result: dict[str, Tensor] = {}
     for step in range(4):
         views = [own(F.normalize(random(8, 6, seed=10 * step + view), dim=1)) for view in range(2)]
-        codes = clustering.codes(views, [clustering.score(view) for view in views], Progress(step, 4, 0))
+        codes = clustering.codes(views, [clustering.score(view) for view in views], Progress(step, 4))
         result |= {f"codes{step}_{view}": code for view, code in enumerate(codes)}
         result[f"same_queue{step}"] = clustering.queue.clone()
     return result
@@ -114,28 +111,32 @@ class NoiseViews:
         generator = np.random.default_rng(key)
         return key[1], [torch.from_numpy(generator.normal(size=(3, side, side))).float() for side in (40, 40, 32)]
 
-    def collate(self, samples: list[tuple[int, list[Tensor]]]) -> ToyBatch:
-        batch: Any = ToyBatch(torch.tensor([index for index, _ in samples]))
-        batch.views = [torch.stack([views[view] for _, views in samples]) for view in range(3)]
-        return batch  # type: ignore[no-any-return]
+    def collate(self, samples: list[tuple[int, list[Tensor]]]) -> Views:
+        indices = torch.tensor([index for index, _ in samples])
+        images = [torch.stack([views[view] for _, views in samples]) for view in range(3)]
+        first = torch.tensor([[0.0, 0.0, 40.0, 40.0]]).repeat(len(indices), 1)
+        second = torch.tensor([[10.0, 20.0, 30.0, 40.0]]).repeat(len(indices), 1)
+        second[:, 0] += 100 * (indices % 5 == 0)
+        flips = indices % 2 == 0
+        return views_of(
+            torch.stack(images[:2]),
+            images[2][None],
+            rectangles=[torch.stack([first, second]), first[None]],
+            flips=[torch.stack([flips, ~flips]), flips[None]],
+        )
 
 
-def prepare(batch: Any, device: torch.device) -> Views:
-    indices = batch.values
-    first = torch.tensor([[0.0, 0.0, 40.0, 40.0]]).repeat(len(indices), 1)
-    second = torch.tensor([[10.0, 20.0, 30.0, 40.0]]).repeat(len(indices), 1)
-    second[:, 0] += 100 * (indices % 5 == 0)
-    flips = indices % 2 == 0
-    groups = [batch.views[:2], batch.views[2:]]
-    return Views(groups, [[first, second], [first]], [[flips, ~flips], [flips]], indices)
+class Unprepared(PassS):
+    """Takes noise as it is."""
+
+    def prepare(self, batch: Views, device: torch.device) -> Views:
+        return batch
 
 
 def pretraining(folder: Path, *, accumulate: int, lr: float) -> dict[str, Any]:
     """The log and the weights of four steps of PASS_s with a queue that is soon full; micro-batches of 8 images."""
     torch.manual_seed(0)
-    settings = PretrainSettings(
-        batch_size=8 * accumulate,
-        accumulate=accumulate,
+    settings = PassSSettings(
         global_views=ViewSettings(2, 40),
         local_views=ViewSettings(1, 32),
         clustering=ClusteringSettings(
@@ -146,14 +147,15 @@ def pretraining(folder: Path, *, accumulate: int, lr: float) -> dict[str, Any]:
             queue_start_epoch=0,
             freeze_prototypes_steps=1,
         ),
-        pass_s=PassSSettings(shallow_stages=[2, 3], shallow_weights=[1.0, 2.0], grid_size=3),
+        shallow_stages=[2, 3],
+        shallow_weights=[1.0, 2.0],
+        grid_size=3,
     )
-    model, reporter = PassS(build_backbone("test_resnet"), settings), Recorder()
+    model, reporter = Unprepared(settings, Given(lambda: build_backbone("test_resnet"), images_a_pass=8)), Recorder()
     trainer = toy_trainer(
         folder,
         model,
         data=NoiseViews(16 * accumulate),
-        prepare=prepare,
         reporter=reporter,
         batch_size=8 * accumulate,
         accumulate=accumulate,
@@ -197,15 +199,4 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    target, rank, world_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=(target / "rendezvous").as_uri(),
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(seconds=120),
-    )
-    torch.save(measure(target), target / f"{rank}.pt")
-    processes.stop()
+    as_process(measure)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from luss.methods.online_clustering import OnlineClustering
 from torch import Tensor, nn
 
-from luss.methods.base import Progress, StepOutput
+from luss.methods.clustering import OnlineClustering
 from luss.progress import Silent, StopFlag
 from luss.settings import ClusteringSettings, TrainSettings
 from luss.training.loop import Trainer, TrainJob
+from luss.training.task import Progress, StepOutput, Task
 
 
 @dataclass
@@ -43,7 +43,14 @@ class ToyData:
         return ToyBatch(torch.stack([values for _, values in samples], dim=1), bad)
 
 
-class ToyMethod(nn.Module):
+class ToyTask(Task):
+    """Takes the values of a batch as they are."""
+
+    def prepare(self, batch: ToyBatch, device: torch.device) -> Tensor:
+        return batch.values.to(device)
+
+
+class ToyMethod(ToyTask):
     """Dropout, a layer, and online clustering with a queue; asks for a stop or fails after a given step."""
 
     def __init__(self, *, batch_size: int = 8) -> None:
@@ -60,9 +67,9 @@ class ToyMethod(nn.Module):
         self.clustering = OnlineClustering(10, settings, batch_size=batch_size)
         self.after: Callable[[int], None] = lambda step: None
 
-    def forward(self, views: Tensor, progress: Progress) -> StepOutput:
-        vectors = self.layer(views.flatten(0, 1))
-        loss, _, scalars = self.clustering.loss([vectors], progress, num_images=views.shape[1])
+    def forward(self, inputs: Tensor, progress: Progress) -> StepOutput:
+        vectors = self.layer(inputs.flatten(0, 1))
+        loss, _, scalars = self.clustering.loss([vectors], progress, num_images=inputs.shape[1])
         return StepOutput(loss, scalars)
 
     def after_backward(self, progress: Progress) -> None:
@@ -72,7 +79,7 @@ class ToyMethod(nn.Module):
         self.after(progress.step)
 
 
-class ToyRegression(nn.Module):
+class ToyRegression(ToyTask):
     """Mean squared error of one layer without batch norm; remembers the gradient of its last step."""
 
     def __init__(self, *, nan_from: int = 1000) -> None:
@@ -82,17 +89,14 @@ class ToyRegression(nn.Module):
         self.gradients: list[Tensor] = []
         self.inputs: list[Tensor] = []
 
-    def forward(self, views: Tensor, progress: Progress) -> StepOutput:
-        self.inputs.append(views)
-        loss = F.mse_loss(self.layer(views[0]), views[1])
+    def forward(self, inputs: Tensor, progress: Progress) -> StepOutput:
+        self.inputs.append(inputs)
+        loss = F.mse_loss(self.layer(inputs[0]), inputs[1])
         return StepOutput(loss * (float("nan") if progress.step >= self.nan_from else 1.0))
 
     def after_backward(self, progress: Progress) -> None:
         assert self.layer.weight.grad is not None
         self.gradients.append(self.layer.weight.grad.clone())
-
-    def after_step(self, progress: Progress) -> None:
-        return
 
 
 class Recorder(Silent):
@@ -134,12 +138,11 @@ def toy_settings(**changes: Any) -> TrainSettings:
 
 def toy_trainer(
     folder: Path,
-    model: nn.Module,
+    model: Task,
     *,
     reporter: Recorder | None = None,
     data: Any = None,
     stop: StopFlag | None = None,
-    prepare: Callable[[Any, torch.device], Any] | None = None,
     on_unreadable: Callable[[str, str], None] = lambda path, reason: None,
     **settings: Any,
 ) -> Trainer:
@@ -147,7 +150,6 @@ def toy_trainer(
         key="pretrain",
         model=model,
         dataset=data or ToyData(),
-        prepare=prepare or (lambda batch, device: batch.values.to(device)),
         settings=toy_settings(**settings),
         folder=folder,
         device=torch.device("cpu"),
