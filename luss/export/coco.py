@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from luss.data.skipped import escape_path
 from luss.errors import LussError
 from luss.export.formats import LabelFormat
+from luss.export.job import Writer
 from luss.export.labelled import LabelledImages
 from luss.files import replacing
+from luss.labels.writer import Labels
 
 _SECTIONS = ("images", "annotations")
 _TEXT = """\
@@ -66,7 +68,7 @@ class CocoWriter:
         Raises:
             LussError: pycocotools is not installed; the files of the earlier writer are gone.
         """
-        check_installed()
+        mask_api()
         self.path = path
         self.categories = dict(categories)
         self.info = dict(info or {})
@@ -154,18 +156,14 @@ def run_length(mask: NDArray[np.bool_]) -> dict[str, Any]:
     Raises:
         LussError: pycocotools is not installed.
     """
-    api = _mask_api()
+    api = mask_api()
     coded = api.encode(np.asfortranarray(mask, np.uint8))
     segmentation = {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode("ascii")}
     return {"segmentation": segmentation, "area": int(api.area(coded)), "bbox": [int(v) for v in api.toBbox(coded)]}
 
 
-def check_installed() -> None:
-    """Raises LussError, which says what to install, where COCO files cannot be written."""
-    _mask_api()
-
-
-def _mask_api() -> Any:
+def mask_api() -> Any:
+    """pycocotools' functions for masks, or LussError, which says what to install."""
     try:
         from pycocotools import mask
     except ImportError as error:
@@ -183,7 +181,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-class CocoExport:
+class CocoExport(Writer):
     """A COCO file of one split, as a `luss.export.job.Writer`."""
 
     anywhere = True
@@ -200,12 +198,23 @@ class CocoExport:
         info = {"description": f"{kind} of {images.split}, one mask for every cluster of an image"}
         self._images = images
         self._writer = CocoWriter(path, images.categories, info=info, resume=position)
-        self.position, self.finish, self.close = self._writer.position, self._writer.join, self._writer.close
 
-    def write(self, index: int, ids: NDArray[np.integer[Any]]) -> bool:
+    def write(self, index: int, ids: Labels) -> bool:
         """See `luss.export.job.Writer.write`."""
         self._writer.add(self._images.name(index), ids)
         return False
+
+    def position(self) -> dict[str, Any]:
+        """See `luss.export.job.Writer.position`."""
+        return self._writer.position()
+
+    def finish(self) -> None:
+        """See `luss.export.job.Writer.finish`."""
+        self._writer.join()
+
+    def close(self) -> None:
+        """See `luss.export.job.Writer.close`."""
+        self._writer.close()
 
 
 FORMAT = LabelFormat(_TEXT, lambda folder, images, position: CocoExport(folder / "annotations.json", images, position))

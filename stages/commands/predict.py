@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from luss.errors import LussError
+from luss.export import PREDICTED
 
 if TYPE_CHECKING:
     from luss.export.job import ExportFolder
@@ -26,8 +27,6 @@ HELP = "segment any folder of images with a trained model"
 # Gives names below the root; told of a folder that cannot be listed, and why.
 Names = Callable[[Callable[[Path, str], None]], Iterator[str]]
 
-# Those of `luss.export.predicted`, whose import takes seconds: `--help` answers at once.
-_FORMATS = ("png", "palette", "npz", "coco")
 _MANIFEST_THREADS = 4
 _SHOWN_CLASSES = 20
 
@@ -53,7 +52,7 @@ OUT/summary.json holds names, colours, pixels and images of every id."""
         help="a folder (with all its folders), a .txt with a path a line, or one image",
     )
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
-    parser.add_argument("--format", default="png", choices=_FORMATS, help="default: png")
+    parser.add_argument("--format", default="png", choices=PREDICTED, help="default: png")
     parser.add_argument("--overlay", action="store_true", help="also write the images under the colours of their masks")
     parser.add_argument("--names", type=Path, metavar="NAMES.json", help='names of clusters: {"3": "dog"}')
     parser.add_argument(
