@@ -21,7 +21,7 @@ from luss.data.manifest import Manifest
 from luss.data.names import NameIndex
 from luss.data.skipped import SkippedFiles
 from luss.export import load_format
-from luss.export.coco import CocoExport, mask_api
+from luss.export.coco import CocoWriter, mask_api
 from luss.export.formats import LabelFormat
 from luss.export.job import SAVE_EVERY, ExportFolder, FileWriter, Tally, Together, Writer
 from luss.export.labelled import ManifestImages, MissingImage
@@ -135,7 +135,7 @@ def make_writer(
         )
     elif format == "coco":
         earlier = None if position is None else position[format]
-        writers[format] = CocoExport(folder / "coco.json", images, earlier, kind="predictions")
+        writers[format] = CocoWriter(folder / "coco.json", images, earlier, kind="predictions")
     else:
         masks = load_format(format)
         assert isinstance(masks, LabelFormat)

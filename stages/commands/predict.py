@@ -40,7 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
   npz       arrays `labels` (uint16) and `confidence` (float16): the softmax probability of the class a pixel was given
   coco      one coco.json with a run-length mask for each cluster of an image
 
-The same command continues after a stop and leaves out what is done. What cannot be read is listed in OUT/skipped.csv.
+The same command continues after a stop, at the block of 1024 images where it was, and adds images that have come since;
+where those that are done have changed or are gone, it begins anew. What cannot be read is listed in OUT/skipped.csv.
 OUT/summary.json holds names, colours, pixels and images of every id."""
     parser.add_argument(
         "model", type=Path, metavar="RUN_OR_MODEL", help="a run such as outputs/demo, or the folder of a model"
