@@ -76,6 +76,7 @@ def main(options: argparse.Namespace) -> None:
     from luss.export.job import ExportFolder
     from luss.export.predicted import OVERLAYS, check_format
     from luss.segmenter import Segmenter, find_model
+    from stages.base import PROGRESS
     from stages.console import ConsoleReporter
     from stages.lock import run_lock
     from stages.runner import stop_on_signals
@@ -96,9 +97,12 @@ def main(options: argparse.Namespace) -> None:
         if not folder.start:
             folder.save(0, {})
         console.print(f"listing the images of {options.images}", highlight=False, soft_wrap=True)
-        with contextlib.closing(ConsoleReporter("predict", out, console=console)) as reporter:
-            images = _list_images(segmenter, folder, root, names, options, stop, reporter)
-            sentence = _segment(segmenter, folder, images, options, stop, reporter)
+        try:
+            with contextlib.closing(ConsoleReporter("predict", out, console=console)) as reporter:
+                images = _list_images(segmenter, folder, root, names, options, stop, reporter)
+                sentence = _segment(segmenter, folder, images, options, stop, reporter)
+        finally:
+            (out / PROGRESS).unlink(missing_ok=True)
     console.print(sentence, highlight=False, soft_wrap=True)
 
 
@@ -224,7 +228,6 @@ def _segment(
     from luss.export.job import export_images
     from luss.export.predicted import make_writer, summary
     from luss.files import write_json
-    from stages.base import PROGRESS
 
     before, started = folder.tally.num_images, time.monotonic()
 
@@ -236,16 +239,13 @@ def _segment(
         write_json(folder.path / "summary.json", summary(folder.tally, segmenter.names))
 
     reporter.start("image", len(images), folder.start)
-    try:
-        export_images(
-            folder,
-            images,
-            functools.partial(make_writer, folder.path, images, format=options.format, with_overlay=options.overlay),
-            on_progress=on_progress,
-            finish=finish,
-        )
-    finally:
-        (folder.path / PROGRESS).unlink(missing_ok=True)
+    export_images(
+        folder,
+        images,
+        functools.partial(make_writer, folder.path, images, format=options.format, with_overlay=options.overlay),
+        on_progress=on_progress,
+        finish=finish,
+    )
     seconds, num_new = time.monotonic() - started, folder.tally.num_images - before
     _print_table(summary(folder.tally, segmenter.names)["classes"], reporter.console)
     parts = [f"{num_new} images segmented" + (f" ({num_new / max(seconds, 1e-9):.1f} images/s)" if num_new else "")]

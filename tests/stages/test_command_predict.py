@@ -73,6 +73,8 @@ def test_masks_keep_the_names_and_sizes_of_a_folder_with_folders(
     assert "6 images segmented (" in outcome.output
     assert "images/s" in outcome.output
     assert not list(out.glob("**/.*.partial"))
+    known = {"export.json", "log", "manifest", "masks", "skipped.csv", "summary.json"}
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == known
 
 
 def test_the_table_adds_up_the_pixels_of_every_cluster(
