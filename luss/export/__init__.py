@@ -24,6 +24,9 @@ FORMATS: dict[str, tuple[str, str]] = {
     "webdataset": ("webdataset", "tar shards of images, masks and json"),
 }
 
+PREDICTED = ("png", "palette", "npz", "coco")
+"""The formats of `luss predict`, which `luss.export.predicted` writes."""
+
 
 def load_format(name: str) -> "Format":
     """Imports a format; `name` is a key of `FORMATS`."""

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from luss.data.skipped import escape_path
 from luss.errors import LussError
 from luss.export.formats import LabelFormat
+from luss.export.job import Writer
 from luss.export.labelled import LabelledImages
 from luss.files import replacing
+from luss.labels.writer import Labels
 
 _SECTIONS = ("images", "annotations")
 _TEXT = """\
@@ -33,60 +35,45 @@ mask = coco.annToMask(coco.loadAnns(coco.getAnnIds(imgIds=[1]))[0])  # (H, W) of
 ```"""
 
 
-class CocoWriter:
-    """Writes a COCO file image by image; memory does not grow with the number of images.
+class CocoWriter(Writer):
+    """A COCO file of one split, written image by image; memory does not grow with the number of images.
 
-    The file appears under its name at `join`. The parts stay: the end of the export removes them (`luss.export.job`).
-
-    Example:
-        ```python
-        writer = CocoWriter(Path("annotations.json"), {1: "dog", 2: "cluster 2"})
-        writer.add("a.jpg", ids)  # (H, W) whole numbers, 0 = background
-        writer.join()
-        writer.close()
-        ```
+    The file appears under its name at `finish`. The parts stay: the end of the export removes them (`luss.export.job`).
     """
 
+    anywhere = True
+
     def __init__(
-        self,
-        path: Path,
-        categories: Mapping[int, str],
-        *,
-        info: Mapping[str, Any] | None = None,
-        resume: Mapping[str, int] | None = None,
+        self, path: Path, images: LabelledImages, position: Mapping[str, int] | None, *, kind: str = "pseudo labels"
     ) -> None:
         """Begins a file, or continues one.
 
         Args:
             path: The json file; its folder is made when absent.
-            categories: Name of every id that label maps may hold, background left out.
-            info: What the file's `info` says, if anything.
-            resume: What `position` returned to an earlier writer of the same file; what it wrote later is dropped.
+            images: What is exported.
+            position: Where an earlier writer of the same file stopped; what it wrote later is dropped.
+            kind: What the label maps are, for the file's description.
 
         Raises:
             LussError: pycocotools is not installed; the files of the earlier writer are gone.
         """
-        check_installed()
-        self.path = path
-        self.categories = dict(categories)
-        self.info = dict(info or {})
-        self.num_images = 0 if resume is None else resume["num_images"]
-        self.num_annotations = 0 if resume is None else resume["num_annotations"]
+        mask_api()
+        self.path, self._images, self._categories = path, images, dict(images.categories)
+        self._info = {"description": f"{kind} of {images.split}, one mask for every cluster of an image"}
+        self.num_images = 0 if position is None else position["num_images"]
+        self.num_annotations = 0 if position is None else position["num_annotations"]
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._files = {section: self._open(section, resume) for section in _SECTIONS}
+        self._files = {section: self._open(section, position) for section in _SECTIONS}
 
-    def add(self, name: str, ids: NDArray[np.integer[Any]]) -> None:
-        """Adds an image and one annotation for every id in its map.
-
-        Args:
-            name: The image's path, as `file_name`; control characters and bytes that are not UTF-8 are escaped.
-            ids: (H, W) ids at the image's size; 0 is background.
+    def write(self, index: int, ids: Labels) -> bool:
+        """Adds an image and one annotation for every id in its map; `file_name` is escaped as by `escape_path`.
 
         Raises:
-            LussError: An id has no category.
+            LussError: An id has no category; the disk is full.
         """
+        name = self._images.name(index)
         present = [int(found) for found in np.unique(ids) if found]
-        if unknown := [found for found in present if found not in self.categories]:
+        if unknown := [found for found in present if found not in self._categories]:
             raise LussError(f"{name}: id {unknown[0]} has no category: the label map is not of this set of clusters")
         self.num_images += 1
         height, width = ids.shape
@@ -96,25 +83,26 @@ class CocoWriter:
             self.num_annotations += 1
             annotation = {"id": self.num_annotations, "image_id": self.num_images, "category_id": found}
             self._write("annotations", {**annotation, **run_length(ids == found), "iscrowd": 0})
+        return False
 
-    def position(self) -> dict[str, int]:
-        """Brings everything to the disk and says how far it reaches: whole numbers to keep, for `resume`."""
+    def position(self) -> dict[str, Any]:
+        """See `luss.export.job.Writer.position`: how far the parts reach, and how much is in them."""
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
         lengths = {section: file.tell() for section, file in self._files.items()}
         return {**lengths, "num_images": self.num_images, "num_annotations": self.num_annotations}
 
-    def join(self) -> None:
+    def finish(self) -> None:
         """Joins the parts to the file and keeps them, so that a writer killed right afterwards can still be continued.
 
         Raises:
             LussError: The disk is full.
         """
         self.position()
-        categories = [{"id": key, "name": name} for key, name in sorted(self.categories.items())]
+        categories = [{"id": key, "name": name} for key, name in sorted(self._categories.items())]
         with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(f'{{"info": {_json(self.info)},\n"categories": {_json(categories)}')
+            file.write(f'{{"info": {_json(self._info)},\n"categories": {_json(categories)}')
             for section in _SECTIONS:
                 file.write(f',\n"{section}": [')
                 _copy_lines(self._part(section), file)
@@ -132,13 +120,13 @@ class CocoWriter:
     def _part(self, section: str) -> Path:
         return self.path.with_name(f".{self.path.name}.{section}.part")
 
-    def _open(self, section: str, resume: Mapping[str, int] | None) -> IO[bytes]:
+    def _open(self, section: str, position: Mapping[str, int] | None) -> IO[bytes]:
         part = self._part(section)
-        if resume is None:
+        if position is None:
             return open(part, "wb")
-        if not part.is_file() or part.stat().st_size < resume[section]:
+        if not part.is_file() or part.stat().st_size < position[section]:
             raise LussError(f"{part} is gone or was cut, so the export cannot continue: delete {self.path.parent}")
-        os.truncate(part, resume[section])
+        os.truncate(part, position[section])
         return open(part, "ab")
 
 
@@ -154,18 +142,14 @@ def run_length(mask: NDArray[np.bool_]) -> dict[str, Any]:
     Raises:
         LussError: pycocotools is not installed.
     """
-    api = _mask_api()
+    api = mask_api()
     coded = api.encode(np.asfortranarray(mask, np.uint8))
     segmentation = {"size": [int(side) for side in coded["size"]], "counts": coded["counts"].decode("ascii")}
     return {"segmentation": segmentation, "area": int(api.area(coded)), "bbox": [int(v) for v in api.toBbox(coded)]}
 
 
-def check_installed() -> None:
-    """Raises LussError, which says what to install, where COCO files cannot be written."""
-    _mask_api()
-
-
-def _mask_api() -> Any:
+def mask_api() -> Any:
+    """pycocotools' functions for masks, or LussError, which says what to install."""
     try:
         from pycocotools import mask
     except ImportError as error:
@@ -183,29 +167,4 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-class CocoExport:
-    """A COCO file of one split, as a `luss.export.job.Writer`."""
-
-    anywhere = True
-
-    def __init__(
-        self, path: Path, images: LabelledImages, position: Mapping[str, int] | None, *, kind: str = "pseudo labels"
-    ) -> None:
-        """Args:
-        path: The json file.
-        images: What is exported.
-        position: Where an earlier try stopped.
-        kind: What the label maps are, for the file's description.
-        """
-        info = {"description": f"{kind} of {images.split}, one mask for every cluster of an image"}
-        self._images = images
-        self._writer = CocoWriter(path, images.categories, info=info, resume=position)
-        self.position, self.finish, self.close = self._writer.position, self._writer.join, self._writer.close
-
-    def write(self, index: int, ids: NDArray[np.integer[Any]]) -> bool:
-        """See `luss.export.job.Writer.write`."""
-        self._writer.add(self._images.name(index), ids)
-        return False
-
-
-FORMAT = LabelFormat(_TEXT, lambda folder, images, position: CocoExport(folder / "annotations.json", images, position))
+FORMAT = LabelFormat(_TEXT, lambda folder, images, position: CocoWriter(folder / "annotations.json", images, position))

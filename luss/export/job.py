@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +35,14 @@ _WAITING_PIXELS = 1 << 25
 Prepared = TypeVar("Prepared")
 
 
-class Writer(Protocol):
-    """What a format does with the images; used from one thread.
+class Writer:
+    """What a format does with the images, from one thread. This one takes them all and writes nothing: for formats that only `finish`.
 
     Attributes:
         anywhere: Whether it can be continued behind any image.
     """
 
-    anywhere: bool
+    anywhere = False
 
     def write(self, index: int, ids: Labels) -> bool:
         """Takes an image.
@@ -58,19 +58,18 @@ class Writer(Protocol):
             MissingImage: The image's file is needed, and cannot be read.
             LussError: The disk is full.
         """
-        ...
+        return False
 
     def position(self) -> dict[str, Any]:
         """Brings everything written so far to the disk; what the next try needs to go on behind it."""
-        ...
+        return {}
 
     def finish(self) -> None:
         """Completes the files; a kill right afterwards makes it be called again at the next try, from the last position."""
-        ...
+        self.position()
 
     def close(self) -> None:
         """Lets go of files and threads; called at the end, whatever happened."""
-        ...
 
 
 @dataclass
@@ -263,7 +262,7 @@ def _remove_leftovers(folder: ExportFolder) -> None:
             leftover.unlink(missing_ok=True)
 
 
-class FileWriter(Generic[Prepared]):
+class FileWriter(Writer, Generic[Prepared]):
     """A format with files of its own for every image, written by some threads: compressing and waiting for the disk overlap."""
 
     anywhere = True
@@ -291,16 +290,12 @@ class FileWriter(Generic[Prepared]):
             self._waiting.popleft()[1].result()
         return {"files": True}
 
-    def finish(self) -> None:
-        """See `Writer.finish`."""
-        self.position()
-
     def close(self) -> None:
         """See `Writer.close`."""
         self._pool.shutdown(cancel_futures=True)
 
 
-class Together:
+class Together(Writer):
     """Several formats of the same images in one folder."""
 
     def __init__(self, writers: Mapping[str, Writer]) -> None:

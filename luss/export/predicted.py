@@ -21,7 +21,7 @@ from luss.data.manifest import Manifest
 from luss.data.names import NameIndex
 from luss.data.skipped import SkippedFiles
 from luss.export import load_format
-from luss.export.coco import CocoExport, check_installed
+from luss.export.coco import CocoWriter, mask_api
 from luss.export.formats import LabelFormat
 from luss.export.job import SAVE_EVERY, ExportFolder, FileWriter, Tally, Together, Writer
 from luss.export.labelled import ManifestImages, MissingImage
@@ -31,7 +31,6 @@ from luss.labels.palette import overlay, palette
 from luss.models.segmenter import compared_size
 from luss.predict import Confidence, Labels, Predicted
 
-FORMATS = ("png", "palette", "npz", "coco")
 OVERLAYS = "overlays"
 """The writer of overlays, by name in the position of a folder."""
 OVERLAY_PIXELS = 4_000_000
@@ -111,7 +110,7 @@ def check_format(format: str, num_clusters: int) -> None:
     if format == "palette":
         check_palette_ids([num_clusters])
     if format == "coco":
-        check_installed()
+        mask_api()
 
 
 def make_writer(
@@ -123,7 +122,7 @@ def make_writer(
         folder: Where to.
         images: What.
         position: Where an earlier try stopped.
-        format: One of `FORMATS`.
+        format: One of `luss.export.PREDICTED`.
         with_overlay: Whether overlays are written too.
 
     Raises:
@@ -136,7 +135,7 @@ def make_writer(
         )
     elif format == "coco":
         earlier = None if position is None else position[format]
-        writers[format] = CocoExport(folder / "coco.json", images, earlier, kind="predictions")
+        writers[format] = CocoWriter(folder / "coco.json", images, earlier, kind="predictions")
     else:
         masks = load_format(format)
         assert isinstance(masks, LabelFormat)

@@ -3,14 +3,13 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 from luss.data.skipped import escape_path
 from luss.export import standalone_dataset
 from luss.export.formats import LabelFormat
+from luss.export.job import Writer
 from luss.export.labelled import LabelledImages, StoredLabels
 from luss.files import replacing, write_json, write_text
-from luss.labels.writer import Labels
 
 _TEXT = """\
 `dataset.py` is a torch Dataset in one file that needs h5py, NumPy, Pillow and torch, and not luss. It reads `labels/` (label
@@ -23,26 +22,6 @@ from dataset import PseudoLabelDataset
 data = PseudoLabelDataset(image_root="photos/train")
 image, label, name = data[0]  # PIL image, (H, W) int64 tensor, path
 ```"""
-
-
-class _Counted:
-    """The images are only counted: `finish` links the files of the labels, where they are."""
-
-    anywhere = False
-
-    def write(self, index: int, ids: Labels) -> bool:
-        """Takes an image that needs no file."""
-        return False
-
-    def position(self) -> dict[str, Any]:
-        """Nothing is to be continued."""
-        return {}
-
-    def finish(self) -> None:
-        """Leaves all to the format's `finish`."""
-
-    def close(self) -> None:
-        """Holds nothing."""
 
 
 def write_torch_folder(path: Path, images: LabelledImages) -> None:
@@ -88,4 +67,4 @@ def _place(source: Path, target: Path) -> None:
             shutil.copyfile(source, temporary)
 
 
-FORMAT = LabelFormat(_TEXT, lambda folder, images, position: _Counted(), finish=write_torch_folder, only_split="train")
+FORMAT = LabelFormat(_TEXT, lambda folder, images, position: Writer(), finish=write_torch_folder, only_split="train")

@@ -19,6 +19,7 @@ from luss.data.imagenet_s import encode_mask
 from luss.data.skipped import escape_path
 from luss.errors import LussError
 from luss.export.formats import LabelFormat
+from luss.export.job import Writer
 from luss.export.labelled import LabelledImages, MissingImage
 from luss.files import TEMPORARY_SUFFIX, is_disk_full
 from luss.labels.writer import Labels
@@ -36,10 +37,8 @@ data = wds.WebDataset("SPLIT-{000000..000009}.tar", shardshuffle=False).decode("
 ```"""
 
 
-class ShardWriter:
+class ShardWriter(Writer):
     """The format `webdataset` of `luss export`: `<split>-000000.tar`, ...; a shard appears when it is complete."""
-
-    anywhere = False
 
     def __init__(self, folder: Path, images: LabelledImages, position: Mapping[str, int] | None) -> None:
         """Args:
@@ -81,10 +80,6 @@ class ShardWriter:
             self._tar = self._file = None
             self._shard += 1
         return {"shards": self._shard}
-
-    def finish(self) -> None:
-        """See `luss.export.job.Writer.finish`."""
-        self.position()
 
     def close(self) -> None:
         """See `luss.export.job.Writer.close`; an unfinished shard is written again by the next try."""

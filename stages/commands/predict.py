@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from luss.errors import LussError
+from luss.export import PREDICTED
 
 if TYPE_CHECKING:
     from luss.export.job import ExportFolder
@@ -26,8 +27,6 @@ HELP = "segment any folder of images with a trained model"
 # Gives names below the root; told of a folder that cannot be listed, and why.
 Names = Callable[[Callable[[Path, str], None]], Iterator[str]]
 
-# Those of `luss.export.predicted`, whose import takes seconds: `--help` answers at once.
-_FORMATS = ("png", "palette", "npz", "coco")
 _MANIFEST_THREADS = 4
 _SHOWN_CLASSES = 20
 
@@ -41,7 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
   npz       arrays `labels` (uint16) and `confidence` (float16): the softmax probability of the class a pixel was given
   coco      one coco.json with a run-length mask for each cluster of an image
 
-The same command continues after a stop and leaves out what is done. What cannot be read is listed in OUT/skipped.csv.
+The same command continues after a stop, at the block of 1024 images where it was, and adds images that have come since;
+where those that are done have changed or are gone, it begins anew. What cannot be read is listed in OUT/skipped.csv.
 OUT/summary.json holds names, colours, pixels and images of every id."""
     parser.add_argument(
         "model", type=Path, metavar="RUN_OR_MODEL", help="a run such as outputs/demo, or the folder of a model"
@@ -53,7 +53,7 @@ OUT/summary.json holds names, colours, pixels and images of every id."""
         help="a folder (with all its folders), a .txt with a path a line, or one image",
     )
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
-    parser.add_argument("--format", default="png", choices=_FORMATS, help="default: png")
+    parser.add_argument("--format", default="png", choices=PREDICTED, help="default: png")
     parser.add_argument("--overlay", action="store_true", help="also write the images under the colours of their masks")
     parser.add_argument("--names", type=Path, metavar="NAMES.json", help='names of clusters: {"3": "dog"}')
     parser.add_argument(
@@ -77,6 +77,7 @@ def main(options: argparse.Namespace) -> None:
     from luss.export.predicted import OVERLAYS, check_format
     from luss.segmenter import Segmenter, find_model
     from stages.running.console import ConsoleReporter
+    from stages.running.folder import PROGRESS
     from stages.running.lock import run_lock
     from stages.running.signals import stop_on_signals
 
@@ -96,9 +97,12 @@ def main(options: argparse.Namespace) -> None:
         if not folder.start:
             folder.save(0, {})
         console.print(f"listing the images of {options.images}", highlight=False, soft_wrap=True)
-        with contextlib.closing(ConsoleReporter("predict", out, console=console)) as reporter:
-            images = _list_images(segmenter, folder, root, names, options, stop, reporter)
-            sentence = _segment(segmenter, folder, images, options, stop, reporter)
+        try:
+            with contextlib.closing(ConsoleReporter("predict", out, console=console)) as reporter:
+                images = _list_images(segmenter, folder, root, names, options, stop, reporter)
+                sentence = _segment(segmenter, folder, images, options, stop, reporter)
+        finally:
+            (out / PROGRESS).unlink(missing_ok=True)
     console.print(sentence, highlight=False, soft_wrap=True)
 
 
@@ -224,7 +228,6 @@ def _segment(
     from luss.export.job import export_images
     from luss.export.predicted import make_writer, summary
     from luss.files import write_json
-    from stages.running.folder import PROGRESS
 
     before, started = folder.tally.num_images, time.monotonic()
 
@@ -236,16 +239,13 @@ def _segment(
         write_json(folder.path / "summary.json", summary(folder.tally, segmenter.names))
 
     reporter.start("image", len(images), folder.start)
-    try:
-        export_images(
-            folder,
-            images,
-            functools.partial(make_writer, folder.path, images, format=options.format, with_overlay=options.overlay),
-            on_progress=on_progress,
-            finish=finish,
-        )
-    finally:
-        (folder.path / PROGRESS).unlink(missing_ok=True)
+    export_images(
+        folder,
+        images,
+        functools.partial(make_writer, folder.path, images, format=options.format, with_overlay=options.overlay),
+        on_progress=on_progress,
+        finish=finish,
+    )
     seconds, num_new = time.monotonic() - started, folder.tally.num_images - before
     _print_table(summary(folder.tally, segmenter.names)["classes"], reporter.console)
     parts = [f"{num_new} images segmented" + (f" ({num_new / max(seconds, 1e-9):.1f} images/s)" if num_new else "")]

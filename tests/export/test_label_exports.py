@@ -26,7 +26,7 @@ from luss.export import FORMATS, load_format
 from luss.export.card import CardFacts, card, clusters_csv, write_card
 from luss.export.coco import CocoWriter
 from luss.export.formats import LabelFormat
-from luss.export.job import ExportFolder, Tally, export_images
+from luss.export.job import ExportFolder, FileWriter, Tally, export_images
 from luss.export.labelled import StoredLabels
 from luss.export.palette import write_palette_mask
 from luss.export.standalone_dataset import PseudoLabelDataset
@@ -221,15 +221,16 @@ def test_pycocotools_reads_the_label_maps_back(
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_a_coco_writer_refuses_ids_without_a_category_and_continues_only_what_is_there(tmp_path: Path) -> None:
-    writer = CocoWriter(tmp_path / "a.json", {1: "x"})
-    with pytest.raises(LussError, match=r"a\.jpg: id 2 has no category"):
-        writer.add("a.jpg", np.array([[0, 2]]))
+def test_a_coco_writer_refuses_ids_without_a_category_and_continues_only_what_is_there(
+    images: StoredLabels, tmp_path: Path
+) -> None:
+    writer = CocoWriter(tmp_path / "a.json", images, None)
+    with pytest.raises(LussError, match=r"dog/a\.jpg: id 9 has no category"):
+        writer.write(0, np.array([[0, 9]], np.uint16))
     writer.close()
+    position = {"images": 5, "annotations": 0, "num_images": 1, "num_annotations": 0}
     with pytest.raises(LussError, match="is gone or was cut"):
-        CocoWriter(
-            tmp_path / "b.json", {}, resume={"images": 5, "annotations": 0, "num_images": 1, "num_annotations": 0}
-        )
+        CocoWriter(tmp_path / "b.json", images, position)
 
 
 def test_yolo_polygons_fill_to_the_label_map(images: StoredLabels) -> None:
@@ -379,21 +380,35 @@ def test_a_card_of_very_many_clusters_stays_readable() -> None:
     assert "4000 more in `clusters.csv`" in text
 
 
-def peak_of_coco(path: Path, num: int) -> int:
+def peak_of_coco(path: Path, images: StoredLabels, num: int) -> int:
     ids = np.ones((8, 8), np.uint16)
     tracemalloc.start()
     try:
-        writer = CocoWriter(path, {1: "dog"})
-        for index in range(num):
-            writer.add(f"{index:07d}.jpg", ids)
-        writer.join()
+        writer = CocoWriter(path, images, None)
+        for _ in range(num):
+            writer.write(0, ids)
+        writer.finish()
         writer.close()
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
-def test_memory_of_the_coco_writer_does_not_grow_with_the_number_of_images(tmp_path: Path) -> None:
-    peak_of_coco(tmp_path / "warm.json", 10)
-    few, many = (peak_of_coco(tmp_path / f"{num}.json", num) for num in (200, 2000))
+def test_memory_of_the_coco_writer_does_not_grow_with_the_number_of_images(
+    images: StoredLabels, tmp_path: Path
+) -> None:
+    peak_of_coco(tmp_path / "warm.json", images, 10)
+    few, many = (peak_of_coco(tmp_path / f"{num}.json", images, num) for num in (200, 2000))
     assert many < few + 50_000  # 1800 more annotations are 300 kB of text
+
+
+def test_no_other_map_waits_beside_a_very_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luss.export.job._WAITING_PIXELS", 100)
+    written: list[int] = []
+    writer = FileWriter(lambda index: index, lambda index, ids: written.append(index))
+    try:
+        for index in range(8):
+            writer.write(index, np.zeros((11, 10), np.uint16))
+            assert written[-1] == index
+    finally:
+        writer.close()

@@ -14,8 +14,9 @@ from PIL import Image
 from luss.data.imagenet_s import read_mask
 from luss.data.manifest import Manifest, build_manifest, find_images
 from luss.data.skipped import SkippedFiles
+from luss.export import PREDICTED
 from luss.export.job import ExportFolder, Tally, export_images
-from luss.export.predicted import FORMATS, SegmentedImages, earlier_first, make_writer, relist, summary
+from luss.export.predicted import SegmentedImages, earlier_first, make_writer, relist, summary
 from luss.predict import Predicted
 
 NAMES = {0: "background", 1: "dog", 2: "cluster 2", 3: "cluster 3"}
@@ -87,7 +88,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", PREDICTED)
 def test_a_pass_that_was_stopped_anywhere_ends_with_the_same_bytes_and_repeats_no_finished_block(
     photos: Photos, tmp_path: Path, format: str
 ) -> None:
@@ -105,7 +106,7 @@ def test_a_pass_that_was_stopped_anywhere_ends_with_the_same_bytes_and_repeats_n
     assert (parts.num_images, parts.pixels.tolist()) == (whole.num_images, whole.pixels.tolist())
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", PREDICTED)
 def test_images_that_came_since_are_added_and_the_others_left_alone(
     photos: Photos, tmp_path: Path, format: str
 ) -> None:

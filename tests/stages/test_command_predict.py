@@ -1,6 +1,5 @@
 """`luss predict` over folders and lists: every format, resume after a kill, and what it says about bad input."""
 
-import argparse
 import csv
 import json
 import shutil
@@ -14,10 +13,9 @@ from PIL import Image
 from running import Fault, Launcher
 
 from luss.data.imagenet_s import read_mask
-from luss.export.predicted import FORMATS
+from luss.export import PREDICTED
 from luss.labels.palette import palette
 from luss.segmenter import Segmenter
-from stages.commands import predict
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +73,8 @@ def test_masks_keep_the_names_and_sizes_of_a_folder_with_folders(
     assert "6 images segmented (" in outcome.output
     assert "images/s" in outcome.output
     assert not list(out.glob("**/.*.partial"))
+    known = {"export.json", "log", "manifest", "masks", "skipped.csv", "summary.json"}
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == known
 
 
 def test_the_table_adds_up_the_pixels_of_every_cluster(
@@ -123,7 +123,7 @@ def test_what_is_done_is_left_alone_and_new_images_are_added(
     assert read_json(tmp_path / "out" / "summary.json")["images"] == 7
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", PREDICTED)
 def test_a_killed_pass_continues_and_ends_with_the_files_of_one_that_was_never_killed(
     luss: Launcher, finished: Path, photos: Path, tmp_path: Path, format: str
 ) -> None:
@@ -356,13 +356,6 @@ def test_a_folder_of_an_earlier_version_is_left_alone(
     assert outcome.code == 2
     assert "was written by an earlier version, which this one cannot continue: give another --out" in outcome.output
     assert [path.name for path in (tmp_path / "out").iterdir() if path.name[0] != "."] == ["predictions.json"]
-
-
-def test_the_formats_of_the_command_are_those_that_can_be_written() -> None:
-    parser = argparse.ArgumentParser()
-    predict.arguments(parser)
-    (choices,) = (action.choices for action in parser._actions if action.dest == "format")
-    assert choices == FORMATS
 
 
 def test_too_many_clusters_for_a_palette_are_told_before_anything_is_written(
