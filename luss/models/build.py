@@ -91,6 +91,7 @@ def _backbone(name: str, model: Any, output_stride: int, facts: _Facts) -> Backb
 
 
 @functools.cache
+@torch.enable_grad()
 def _facts(name: str, output_stride: int) -> _Facts:
     """Looks at a network on the meta device, where it has shapes and no numbers: no time, no memory, no random numbers are spent."""
     with torch.device("meta"):

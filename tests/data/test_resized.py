@@ -95,6 +95,45 @@ def test_targets_keep_orientation_and_aspect_up_to_rounding(
     assert abs(max(target) - wanted) <= max(1, multiple / 2)
 
 
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ((500, 375), {"multiple": 14}, (336, 252)),
+        ((375, 500), {"multiple": 16}, (256, 336)),
+        ((500, 375), {"multiple": 14, "size_multiple": 16}, (336, 252)),
+        ((500, 375), {"multiple": 14, "size_multiple": 32}, (336, 252)),
+        ((10_000, 100), {"multiple": 14}, (2016, 252)),
+        ((300, 300), {"multiple": 600}, (600, 600)),
+    ],
+)
+def test_both_sides_are_multiples_of_what_the_network_takes(
+    size: tuple[int, int], options: dict[str, int], expected: tuple[int, int]
+) -> None:
+    found = target_size(*size, short_side=256, **options)
+    assert found == expected
+    assert all(side % options["multiple"] == 0 for side in found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([2, 14, 32]), st.sampled_from([1, 8, 16]))
+def test_every_image_can_pass_a_network_of_patches(width: int, height: int, multiple: int, size_multiple: int) -> None:
+    target = target_size(width, height, short_side=64, multiple=multiple, size_multiple=size_multiple, max_aspect=4.0)
+    assert min(target) == nearest_multiple(64, multiple)
+    assert all(side % multiple == 0 for side in target)
+    assert (target[0] >= target[1]) == (width >= height) or target[0] == target[1]
+
+
+def test_batches_and_crops_have_the_sides_that_the_network_takes(manifest: Manifest) -> None:
+    whole = WholeImageSettings(short_side=32, size_multiple=8, max_aspect=4.0, batch_size=3, workers=0)
+    square = ExtractFeaturesSettings(resize=40, crop=32, batch_size=3, workers=0)
+    indices = list(range(7))
+    for batch in resized_batches(manifest, indices, whole, max_pixels=100_000, multiple=14):
+        assert min(batch.images.shape[2:]) == 28
+        assert all(side % 14 == 0 for side in batch.images.shape[2:])
+    crops = list(cropped_batches(manifest, indices, square, max_pixels=100_000, multiple=14))
+    assert all(batch.images.shape[2:] == (28, 28) for batch in crops)
+
+
 def test_batches_have_one_shape_and_cover_every_index_once() -> None:
     sizes = [(64, 64), (64, 128), (64, 64), (512, 64), (64, 64), (64, 128), (64, 128), (64, 64)]
     indices = [10, 11, 12, 13, 14, 15, 16, 17]

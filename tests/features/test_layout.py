@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from luss.errors import LussError
-from luss.features.layout import layout_descriptor, oriented_gradients, reduce_descriptors
+from luss.features.layout import descriptor_widths, layout_descriptor, oriented_gradients, reduce_descriptors
 from luss.features.store import FeatureStore, FeatureWriter
 from luss.progress import Interrupted
 
@@ -125,3 +125,9 @@ def test_more_components_than_images_are_refused_by_name(rows: NDArray[np.float3
             dim=20,
             whitening=0.5,
         )
+
+
+def test_a_stage_that_the_backbone_lacks_is_named() -> None:
+    assert descriptor_widths([0, 3], (8, 16, 32)) == [9, 32]
+    with pytest.raises(LussError, match=r"layout_stages names stage 4, but the backbone has the stages 1 to 3"):
+        descriptor_widths([4], (8, 16, 32))

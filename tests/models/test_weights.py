@@ -240,3 +240,60 @@ def test_a_checkpoint_without_named_tensors_is_an_error(tmp_path: Path, content:
 def test_a_weights_file_that_is_absent_is_named(tmp_path: Path) -> None:
     with pytest.raises(LussError, match=r"nowhere\.pth does not exist"):
         initialise(backbone(), str(tmp_path / "nowhere.pth"))
+
+
+def moved(name: str) -> Backbone:
+    """A vision transformer whose every number is its own: class tokens and layer scales start nearly alike."""
+    source = backbone(seed=1, name=name)
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return source
+
+
+def test_positions_and_patches_of_another_size_are_resized_as_timm_does(tmp_path: Path) -> None:
+    from timm.layers.patch_embed import resample_patch_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
+
+    given, target = moved("test_vit").export(), backbone(name="test_vit")
+    table = torch.randn(1, 1 + 7 * 7, 64)
+    given["pos_embed"], given["patch_embed.proj.weight"] = table, torch.randn(64, 3, 14, 14)
+    torch.save({"teacher": under("backbone.", {**given, **HEAD})}, tmp_path / "dino.pth")
+    loaded = initialise(target, str(tmp_path / "dino.pth"))
+    assert (loaded.problems(), len(loaded.unused)) == ([], len(HEAD))
+    own = target.export()
+    assert torch.equal(own["pos_embed"], resample_abs_pos_embed(table, new_size=[10, 10]))
+    wanted = resample_patch_embed(given["patch_embed.proj.weight"], [16, 16])
+    torch.testing.assert_close(own["patch_embed.proj.weight"], wanted)
+    assert torch.equal(own["blocks.3.mlp.fc1.weight"], given["blocks.3.mlp.fc1.weight"])
+
+
+def test_dinov2_s_own_names_of_registers_are_understood(tmp_path: Path) -> None:
+    given, target = moved("vit_small_patch14_reg4_dinov2").export(), backbone(name="vit_small_patch14_reg4_dinov2")
+    theirs = dict(given)
+    theirs["register_tokens"], theirs["mask_token"] = theirs.pop("reg_token"), torch.zeros(1, 384)
+    theirs["pos_embed"] = torch.cat([torch.zeros(1, 1, 384), given["pos_embed"]], dim=1)
+    torch.save(theirs, tmp_path / "dinov2.pth")
+    assert initialise(target, str(tmp_path / "dinov2.pth")).problems() == []
+    assert same(target.export(), given)
+
+
+@pytest.mark.parametrize("missing", ["pos_embed", "patch_embed.proj.weight", "cls_token"])
+def test_a_vision_transformer_is_refused_where_a_part_that_matters_would_stay_random(
+    tmp_path: Path, missing: str
+) -> None:
+    given, target = moved("test_vit").export(), backbone(name="test_vit")
+    del given[missing]
+    torch.save(given, tmp_path / "half.pth")
+    before = target.export()["blocks.0.norm1.weight"].clone()
+    with pytest.raises(LussError, match=rf"half\.pth does not fit the backbone 'test_vit'.*{missing}"):
+        initialise(target, str(tmp_path / "half.pth"))
+    assert torch.equal(target.export()["blocks.0.norm1.weight"], before)
+
+
+def test_a_table_that_timm_cannot_resize_is_refused(tmp_path: Path) -> None:
+    given = moved("test_vit").export()
+    given["pos_embed"] = torch.randn(1, 1 + 7 * 7 + 3, 64)
+    torch.save(given, tmp_path / "odd.pth")
+    with pytest.raises(LussError, match=r"odd\.pth does not fit the backbone 'test_vit': timm cannot convert it"):
+        initialise(backbone(name="test_vit"), str(tmp_path / "odd.pth"))
