@@ -13,6 +13,7 @@ from luss.data.manifest import Manifest, build_manifest
 from luss.data.resized import (
     ResizedBatch,
     cropped_batches,
+    nearest_multiple,
     resized_batches,
     shape_batches,
     target_size,
