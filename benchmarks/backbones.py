@@ -47,7 +47,16 @@ FAMILIES = {
     "DINOv3": "vit_tiny_patch16_dinov3_qkvb",
     "EVA-02": "eva02_tiny_patch14_224",
 }
-COLUMNS = ("family", "tried", "strides of the maps", "class token", "sides of images", "labels", "fine-tuning", "predict")
+COLUMNS = (
+    "family",
+    "tried",
+    "strides of the maps",
+    "class token",
+    "sides of images",
+    "labels",
+    "fine-tuning",
+    "predict",
+)
 
 
 def row(family: str, name: str) -> list[str]:
