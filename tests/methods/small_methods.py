@@ -18,7 +18,7 @@ from luss.methods import METHODS, method_class
 from luss.methods.base import Given, Method
 from luss.models.build import build_backbone
 from luss.progress import StopFlag
-from luss.settings import ClusteringSettings, MethodSettings, ViewSettings
+from luss.settings import ClusteringSettings, MethodSettings, OptimizerSettings, ViewSettings
 
 BATCH, NUM_PICTURES = 8, 16
 NUM_STEPS = 4
@@ -92,7 +92,16 @@ def train(method: Method, manifest: Manifest, folder: Path, *, stop_after: int =
 
     method.after_step = after_step  # type: ignore[method-assign]
     data = views_for(method, manifest)
-    toy_trainer(folder, method, data=data, reporter=reporter, stop=stop, batch_size=BATCH, lr=0.1).run()
+    toy_trainer(
+        folder,
+        method,
+        data=data,
+        reporter=reporter,
+        stop=stop,
+        batch_size=BATCH,
+        lr=0.03,
+        optimizer=OptimizerSettings("sgd"),
+    ).run()
     return reporter
 
 

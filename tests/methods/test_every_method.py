@@ -124,16 +124,18 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def test_two_processes_learn_what_one_learns(name: str, results: Results) -> None:
     if name in NOT_ON_TWO:
         pytest.skip(NOT_ON_TWO[name])
-    alone = results.alone[name]
-    assert alone["losses"][0] != pytest.approx(alone["losses"][-1], abs=1e-4)
+    alone, start = results.alone[name], built(name).state_dict()
+    assert alone["losses"][0] != pytest.approx(alone["losses"][-1], rel=0.01)
     for together in (result[name] for result in results.together):
-        # Rounding errors grow from step to step.
-        assert together["losses"][:3] == pytest.approx(alone["losses"][:3], rel=1e-4, abs=1e-4)
-        assert together["weights"].keys() == alone["weights"].keys()
+        assert together["losses"] == pytest.approx(alone["losses"], rel=0.02)
+        assert together["losses"][0] == pytest.approx(alone["losses"][0], rel=1e-5)
         for key, tensor in alone["weights"].items():
-            torch.testing.assert_close(
-                together["weights"][key].double(), tensor.double(), rtol=1e-2, atol=2e-3, msg=key
+            # What was learned, not what it began with; rounding errors grow from step to step.
+            learned, difference = (
+                tensor.double() - start[key].double(),
+                together["weights"][key].double() - tensor.double(),
             )
+            assert float(difference.norm()) <= 0.25 * float(learned.norm()) + 1e-5, key
 
 
 @every_method
