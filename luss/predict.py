@@ -73,11 +73,7 @@ def predict_images(
     """
     precision = Precision(settings.precision, device, warn=warn)
     for batch in resized_batches(
-        manifest,
-        indices,
-        settings,
-        max_pixels=max_image_pixels,
-        multiple=network.backbone.multiple,
+        manifest, indices, settings, max_pixels=max_image_pixels, multiple=network.backbone.multiple
     ):
         for index, path, reason in batch.unreadable:
             yield Predicted(index, None, (path, reason))

@@ -181,11 +181,7 @@ class _Build:
             self.images(split, category, ((os.path.splitext(name)[0], None) for name in names), find)
 
     def images(
-        self,
-        split: str,
-        category: str,
-        wanted: Iterable[tuple[str, str | None]],
-        find: Callable[[str], Path | None],
+        self, split: str, category: str, wanted: Iterable[tuple[str, str | None]], find: Callable[[str], Path | None]
     ) -> None:
         """Puts images (name in ImageNet, name in the set or None for the same) into a category's folder."""
         folder = self.built.folder / split / category

@@ -106,12 +106,7 @@ def _collate(samples: list[tuple[int, Tensor | None, str, str]]) -> ResizedBatch
 
 
 def resized_batches(
-    manifest: Manifest,
-    indices: Sequence[int],
-    settings: WholeImageSettings,
-    *,
-    max_pixels: int,
-    multiple: int = 1,
+    manifest: Manifest, indices: Sequence[int], settings: WholeImageSettings, *, max_pixels: int, multiple: int = 1
 ) -> Iterator[ResizedBatch]:
     """Whole images at `target_size`, grouped into batches of one shape; the order of images is not that of `indices`.
 
@@ -133,12 +128,7 @@ def resized_batches(
 
 
 def cropped_batches(
-    manifest: Manifest,
-    indices: Sequence[int],
-    settings: ExtractFeaturesSettings,
-    *,
-    max_pixels: int,
-    multiple: int = 1,
+    manifest: Manifest, indices: Sequence[int], settings: ExtractFeaturesSettings, *, max_pixels: int, multiple: int = 1
 ) -> Iterator[ResizedBatch]:
     """Centre squares: the short side at `resize` pixels, of which the middle `crop` x `crop` are kept; in order of `indices`.
 

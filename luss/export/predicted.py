@@ -47,10 +47,7 @@ class SegmentedImages(ManifestImages):
     block = SAVE_EVERY
 
     def __init__(
-        self,
-        manifest: Manifest,
-        names: Mapping[int, str],
-        segment: Callable[[Sequence[int]], Iterator[Predicted]],
+        self, manifest: Manifest, names: Mapping[int, str], segment: Callable[[Sequence[int]], Iterator[Predicted]]
     ) -> None:
         """Args:
         manifest: The images.

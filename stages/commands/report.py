@@ -57,11 +57,7 @@ def write_report(
             progress.update(tasks[what], completed=done, total=total)
 
         summary = build_report(
-            source,
-            out,
-            max_clusters=max_clusters,
-            images_per_cluster=images_per_cluster,
-            on_progress=show,
+            source, out, max_clusters=max_clusters, images_per_cluster=images_per_cluster, on_progress=show
         )
     for problem in summary.problems:
         console.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
