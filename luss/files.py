@@ -56,6 +56,17 @@ def is_disk_full(error: BaseException) -> bool:
     return isinstance(error, Exception) and not isinstance(error, LussError) and "No space left on device" in str(error)
 
 
+@contextlib.contextmanager
+def full_disk_named(place: Path, again: str = "run again") -> Iterator[None]:
+    """Turns a full disk (or quota) in the body of the `with` into a LussError that names `place` and says to do `again`."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise LussError(f"the disk that holds {place} is full: free some space and {again}") from error
+        raise
+
+
 def _is_unexplained(error: BaseException) -> bool:
     """Whether a library's error may hide the system's: on a full disk torch.save says "unexpected pos" and NumPy "5 requested and 3 written"."""
     return isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno is None)
@@ -99,17 +110,14 @@ def create_text(path: Path, text: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{_short(path.name)}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
+        with full_disk_named(path.parent):
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)
     except FileExistsError:
         return False
-    except OSError as error:
-        if is_disk_full(error):
-            raise LussError(f"the disk that holds {path.parent} is full: free some space and run again") from error
-        raise
     finally:
         temporary.unlink(missing_ok=True)
     return True

@@ -243,8 +243,7 @@ def check_names(names: Mapping[int, str], num_clusters: int, *, source: str) -> 
     Raises:
         LussError: A name belongs to no cluster; all of them are listed.
     """
-    unknown = [cluster for cluster in names if not 1 <= cluster <= num_clusters]
-    if unknown:
+    if unknown := [cluster for cluster in names if not 1 <= cluster <= num_clusters]:
         listed = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
         raise LussError(f"{source} names {listed}, but the clusters of this model have the ids 1 to {num_clusters}")
     return {cluster: name for cluster, name in names.items() if name}

@@ -77,8 +77,7 @@ def find_layout(root: Path) -> Layout:
     """
     if not root.is_dir():
         raise LussError(f"{root} is not a folder: set data.root to the folder that holds the images")
-    present = [split for split in SPLITS if (root / split).is_dir()]
-    if not present:
+    if not (present := [split for split in SPLITS if (root / split).is_dir()]):
         return Layout(root, {"train": root}, {})
     extended = sorted(
         folder.name

@@ -122,8 +122,7 @@ class Lists:
         path = self._test(number)
         with open(path, encoding="utf-8") as file:
             for line, text in enumerate(file, start=1):
-                words = text.split()
-                if not words:
+                if not (words := text.split()):
                     continue
                 target = PurePosixPath(words[-1]).parts[-2:]
                 if len(words) != 2 or len(target) != 2 or ".." in target or not is_image(target[1]):

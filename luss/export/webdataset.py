@@ -17,11 +17,10 @@ import numpy as np
 
 from luss.data.imagenet_s import encode_mask
 from luss.data.skipped import escape_path
-from luss.errors import LussError
 from luss.export.formats import LabelFormat
 from luss.export.job import Writer
 from luss.export.labelled import LabelledImages, MissingImage
-from luss.files import TEMPORARY_SUFFIX, is_disk_full
+from luss.files import TEMPORARY_SUFFIX, full_disk_named
 from luss.labels.writer import Labels
 
 SHARD_BYTES = 512 << 20
@@ -104,16 +103,8 @@ class ShardWriter(Writer):
     def _temporary(self) -> Path:
         return self._folder / f".{self._name()}{TEMPORARY_SUFFIX}"
 
-    @contextlib.contextmanager
-    def _reporting(self) -> Any:
-        try:
-            yield
-        except OSError as error:
-            if is_disk_full(error):
-                raise LussError(
-                    f"the disk that holds {self._folder} is full: free some space and run the same command again, it continues"
-                ) from error
-            raise
+    def _reporting(self) -> contextlib.AbstractContextManager[None]:
+        return full_disk_named(self._folder, "run the same command again, it continues")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -247,8 +247,7 @@ def _matching(folder: Path, stage: str) -> "Matching | None":
     from luss.files import read_json
     from stages.running.folder import DONE
 
-    evaluating = _PREDICTING[stage]
-    if evaluating is None:
+    if (evaluating := _PREDICTING[stage]) is None:
         return None
     done = folder / evaluating / DONE
     if not done.is_file() or read_json(done)["inputs"].get(stage) != _record(folder, stage)["id"]:

@@ -131,8 +131,7 @@ def _print(console: Console, store: LabelStore, *, full: bool) -> None:
         return
     if store.names or facts["merged"] or facts["dropped"]:
         console.print(_clusters(store))
-    history = list(store.layers.history())
-    if history:
+    if history := list(store.layers.history()):
         console.print(_history(history, store.layer.number))
 
 

@@ -1,12 +1,14 @@
 """`luss prepare`: data sets in the layout that `luss` reads."""
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from luss.errors import LussError
@@ -71,39 +73,24 @@ def main(options: argparse.Namespace) -> None:
     lists = None if options.lists is None else Lists.open(options.lists)
     with run_lock(options.out), MissingFile(options.out / "missing.txt") as missing:
         with _shown(console, "unpacking") as shown:
-            found = open_annotations(
-                options.annotations,
-                options.out / "annotations",
-                on_progress=lambda done, total: shown("annotations", done, total),
-            )
-        absent = [number for number in options.sets or [] if number not in found]
-        if absent:
+            progress = partial(shown, "annotations")
+            found = open_annotations(options.annotations, options.out / "annotations", on_progress=progress)
+        if absent := [number for number in options.sets or [] if number not in found]:
             raise LussError(
                 f"{options.annotations} holds the sets {', '.join(map(str, found))}, not {absent[0]}: see --sets"
             )
-        built: list[Built] = []
+        built, build = [], partial(build_set, copy=options.copy, lists=lists, on_missing=missing.add)
         for number in options.sets or found:
             with _shown(console, f"ImageNetS{number}") as shown:
-                built.append(
-                    build_set(
-                        number,
-                        found[number],
-                        imagenet,
-                        options.out,
-                        copy=options.copy,
-                        lists=lists,
-                        on_missing=missing.add,
-                        on_progress=shown,
-                    )
-                )
+                built.append(build(number, found[number], imagenet, options.out, on_progress=shown))
         missing.finish()
     _report(console, built, missing)
 
 
 def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> None:
     table = Table(title="numbers of images", title_justify="left")
-    for heading, side in (("set", "left"), ("what", "left"), ("published", "right"), ("found", "right"), ("", "left")):
-        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for heading in ("set", "what", "published", "found", ""):
+        table.add_column(heading, justify="right" if heading in ("published", "found") else "left")
     for one in built:
         for count in one.counts:
             same = count.expected == count.found
@@ -119,8 +106,7 @@ def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> N
         )
         for line in missing.first:
             console.print(f"  {line}", highlight=False, soft_wrap=True)
-    unlike = [one.name for one in built if not one.as_published]
-    if unlike:
+    if unlike := [one.name for one in built if not one.as_published]:
         reasons = [f"{missing.count} files or folders are missing"] if missing.count else []
         if any(count.expected != count.found for one in built for count in one.counts):
             reasons.append("numbers differ from the published ones")
@@ -165,28 +151,17 @@ class MissingFile:
         self._temporary.unlink(missing_ok=True)
 
 
-class _shown:
-    """Progress on the screen: a bar on a terminal, else a line when a part is done. Used by `with`."""
+@contextlib.contextmanager
+def _shown(console: Console, title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on the screen: a bar on a terminal, else a line when a part is done."""
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
 
-    def __init__(self, console: Console, title: str) -> None:
-        self._console, self._title = console, title
-        self._bar = Progress(console=console, transient=True) if console.is_terminal else None
-        self._tasks: dict[str, Callable[[int], None]] = {}
+        def show(part: str, done: int, total: int) -> None:
+            if part not in tasks:
+                tasks[part] = bar.add_task(f"{title} {part}", total=total)
+            bar.update(tasks[part], completed=done)
+            if not console.is_terminal and done == total:
+                console.print(f"{title}: {part}", highlight=False)
 
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        if self._bar is not None:
-            self._bar.start()
-        return self.show
-
-    def show(self, part: str, done: int, total: int) -> None:
-        if self._bar is not None:
-            if part not in self._tasks:
-                task = self._bar.add_task(f"{self._title} {part}", total=total)
-                self._tasks[part] = lambda number: self._bar.update(task, completed=number) if self._bar else None
-            self._tasks[part](done)
-        elif done == total:
-            self._console.print(f"{self._title}: {part}", highlight=False)
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        yield show
