@@ -5,17 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from luss.data.images import IMAGE_SUFFIXES
+from luss.data.images import IMAGE_SUFFIXES, is_image
 from luss.errors import LussError
 
 _PLACES = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 # ImageNet's own ending first.
 _ENDINGS = (".JPEG", *sorted({ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper())} - {".JPEG"}))
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image that `luss` reads."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def image_names(folder: Path) -> list[str]:

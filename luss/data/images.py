@@ -6,6 +6,7 @@ runs Ghostscript). Opening the format's class directly leaves the limit to the c
 """
 
 import contextlib
+import os
 import stat
 import threading
 import warnings
@@ -64,6 +65,11 @@ class UnreadableImage(LussError):
     def __reduce__(self) -> tuple[type["UnreadableImage"], tuple[Path, str]]:
         """Lets the error travel between processes: the default would call the class with the message alone."""
         return UnreadableImage, (self.path, self.reason)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image that `luss` reads; hidden ones are not."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def read_image(path: Path, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:

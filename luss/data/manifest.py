@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, read_image, read_size
+from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, is_image, read_image, read_size
 from luss.data.skipped import SkippedFiles, escape_path, unescape_path
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
@@ -110,7 +110,7 @@ def build_manifest(
     if not image_root.is_dir():
         raise LussError(f"{image_root} is not a folder: set data.root to the folder that holds the images")
     root = image_root.absolute()
-    files = _Files.of(folder, split)
+    files = _Files(folder, split)
     files.facts.unlink(missing_ok=True)
     skipped.forget(root)
     num_before = skipped.count
@@ -168,7 +168,7 @@ class Manifest:
             LussError: There is no complete manifest of this split, or its files do not belong together.
         """
         folder = Path(folder)
-        facts_path = _Files.of(folder, split).facts
+        facts_path = _Files(folder, split).facts
         if not facts_path.exists():
             raise LussError(
                 f"there is no complete manifest of split {split!r} in {folder}: run the stage that builds it"
@@ -201,11 +201,6 @@ class Manifest:
         """(width, height) of the upright image in pixels."""
         _, width, height, _ = self._row(index)
         return int(width), int(height)
-
-    def category(self, index: int) -> str | None:
-        """The first folder of the image's name; None for an image directly in the root."""
-        first, slash, _ = self.name(index).partition("/")
-        return first if slash else None
 
     def names(self) -> Iterator[str]:
         """All names in the order of the ids."""
@@ -241,7 +236,7 @@ class Manifest:
             start = end + 1
 
     def _open_maps(self) -> tuple[mmap.mmap, NDArray[np.uint64]]:
-        files = _Files.of(self.folder, self.split)
+        files = _Files(self.folder, self.split)
         advice = "delete the folder and build the manifest again"
         try:
             with open(files.table, "rb") as file:
@@ -255,15 +250,9 @@ class Manifest:
         return self._maps
 
 
-@dataclass(frozen=True)
 class _Files:
-    table: Path
-    offsets: Path
-    facts: Path
-
-    @classmethod
-    def of(cls, folder: Path, split: str) -> "_Files":
-        return cls(folder / f"{split}.tsv", folder / f"{split}.offsets.npy", folder / f"{split}.json")
+    def __init__(self, folder: Path, split: str) -> None:
+        self.table, self.offsets, self.facts = (folder / f"{split}{end}" for end in (".tsv", ".offsets.npy", ".json"))
 
 
 def _walk(
@@ -291,15 +280,11 @@ def _list(folder: str) -> tuple[list[str], set[str]]:
     folders: set[str] = set()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
+            if is_folder := not entry.name.startswith(".") and _is_folder(entry):
                 folders.add(entry.name)
+            if is_folder or is_image(entry.name):
                 names.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                names.append(entry.name)
-    names.sort()
-    return names, folders
+    return sorted(names), folders
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

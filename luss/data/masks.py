@@ -29,7 +29,7 @@ def draw_masks(
     masks = np.zeros((count, *grid), dtype=np.bool_)
     for view in range(count):
         if settings.complementary and view % 2:
-            masks[view] = complement(masks[view - 1]) if masks[view - 1].any() else False
+            masks[view] = ~masks[view - 1] if masks[view - 1].any() else False
         else:
             masks[view] = draw_mask(generator, grid, settings)
     return masks
@@ -54,11 +54,6 @@ def draw_mask(generator: np.random.Generator, grid: tuple[int, int], settings: M
     if settings.kind == "uniform":
         return hide_by_noise(own.random(mask.size), ratio).reshape(grid)
     return hide_blocks(own, grid, ratio, settings)
-
-
-def complement(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Hides what the mask shows and shows what it hides; any shape."""
-    return ~mask
 
 
 def hide_by_noise(noise: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
@@ -117,14 +112,7 @@ def _num_shown(size: int, ratio: float) -> int:
 def _draw_block(
     generator: np.random.Generator, grid: tuple[int, int], missing: float, settings: MaskSettings
 ) -> tuple[slice, slice]:
-    """A rectangle in the grid, smaller than it in both directions; empty where the one that was drawn is not.
-
-    Args:
-        generator: Where randomness comes from.
-        grid: Rows and columns.
-        missing: Patches still to hide, > 0: the largest area.
-        settings: Smallest area and aspect.
-    """
+    """A rectangle in the grid, smaller than it in both directions, of at most `missing` > 0 patches; empty where the one that was drawn is not."""
     # The ends may be the wrong way round: the last gaps are tried with blocks larger than they are, which may overlap what is hidden.
     area = settings.least_block + generator.random() * (missing - settings.least_block)
     aspect = math.exp(generator.uniform(math.log(settings.aspect[0]), math.log(settings.aspect[1])))

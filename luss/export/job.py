@@ -86,11 +86,6 @@ class Tally:
     pixels: NDArray[np.int64]
     images: NDArray[np.int64]
 
-    @classmethod
-    def empty(cls, num_clusters: int) -> "Tally":
-        """Nothing yet."""
-        return cls(0, np.zeros(num_clusters + 1, np.int64), np.zeros(num_clusters + 1, np.int64))
-
     def add(self, counts: NDArray[np.int64]) -> None:
         """Adds an image by its (C + 1,) pixel counts."""
         self.num_images += 1
@@ -113,10 +108,6 @@ class ExportFolder:
     identity: Mapping[str, Any]
     num_clusters: int
     grows: bool = False
-    start: int = field(default=0, init=False)
-    complete: bool = field(default=False, init=False)
-    position: dict[str, Any] = field(default_factory=dict, init=False)
-    listed: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         """Looks at what is there.
@@ -125,7 +116,8 @@ class ExportFolder:
             LussError: The folder holds something else, or is a file.
         """
         self.identity = json.loads(json.dumps(self.identity))
-        self.tally = Tally.empty(self.num_clusters)
+        self.listed = ""
+        self.restart()
         if self.path.exists() and not self.path.is_dir():
             raise LussError(f"{self.path} is a file: give a folder for the export")
         if (self.path / STATE).is_file():
@@ -159,7 +151,8 @@ class ExportFolder:
 
     def restart(self) -> None:
         """Begins from the first image again; its files will be replaced."""
-        self.start, self.complete, self.position, self.tally = 0, False, {}, Tally.empty(self.num_clusters)
+        self.start, self.complete, self.position = 0, False, dict[str, Any]()
+        self.tally = Tally(0, *np.zeros((2, self.num_clusters + 1), np.int64))
 
     def save(self, next_index: int, position: dict[str, Any], *, listed: str = "", complete: bool = False) -> None:
         """Records that everything before image `next_index` is on the disk; `listed` stands for these images."""
@@ -208,14 +201,13 @@ def export_images(
         # From now on the folder is known as this export's.
         folder.save(0, {})
     writer = make_writer(folder.position or None)
-    done, saved, wanted = folder.start, folder.start, False
-    begun = done
+    begun = done = saved = folder.start
+    wanted = False
     try:
         for index, found in images.label_maps(begun):
             on_progress(done, len(images))
-            wanted = _export(folder, images, writer, index, found) or wanted
             done += 1
-            wanted = wanted or (writer.anywhere and done - saved >= SAVE_EVERY)
+            wanted |= _export(folder, images, writer, index, found) or (writer.anywhere and done - saved >= SAVE_EVERY)
             if wanted and (done - begun) % images.block == 0:
                 folder.save(done, writer.position(), listed=images.listed(done))
                 saved, wanted = done, False
@@ -285,13 +277,11 @@ class FileWriter(Writer, Generic[Prepared]):
         return False
 
     def position(self) -> dict[str, Any]:
-        """See `Writer.position`."""
         while self._waiting:
             self._waiting.popleft()[1].result()
         return {"files": True}
 
     def close(self) -> None:
-        """See `Writer.close`."""
         self._pool.shutdown(cancel_futures=True)
 
 

@@ -24,19 +24,15 @@ class LabelledImages(ABC):
     Attributes:
         split: Its name.
         num_clusters: C; ids lie in 0..C.
+        categories: Id to name for the ids that label maps may hold, background left out.
         block: Images between two places where a pass may begin; inside a block they come in an order of their own.
     """
 
     block: ClassVar[int] = 1
 
-    def __init__(self, split: str, num_clusters: int) -> None:
+    def __init__(self, split: str, num_clusters: int, categories: Mapping[int, str]) -> None:
         """Reads nothing."""
-        self.split, self.num_clusters = split, num_clusters
-
-    @property
-    @abstractmethod
-    def categories(self) -> Mapping[int, str]:
-        """Id to name for the ids that label maps may hold, background left out."""
+        self.split, self.num_clusters, self.categories = split, num_clusters, categories
 
     @abstractmethod
     def __len__(self) -> int:
@@ -125,27 +121,19 @@ class ManifestImages(LabelledImages):
 
     def __init__(self, manifest: Manifest, categories: Mapping[int, str], num_clusters: int) -> None:
         """See the attributes."""
-        super().__init__(manifest.split, num_clusters)
-        self.manifest, self._categories = manifest, categories
-
-    @property
-    def categories(self) -> Mapping[int, str]:
-        """See `LabelledImages`."""
-        return self._categories
+        super().__init__(manifest.split, num_clusters, categories)
+        self.manifest = manifest
 
     def __len__(self) -> int:
         return len(self.manifest)
 
     def name(self, index: int) -> str:
-        """See `LabelledImages.name`."""
         return self.manifest.name(index)
 
     def names(self) -> Iterator[str]:
-        """See `LabelledImages.names`."""
         return self.manifest.names()
 
     def image(self, index: int) -> Path:
-        """See `LabelledImages.image`."""
         return self.manifest.path(index)
 
 

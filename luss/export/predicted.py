@@ -54,9 +54,8 @@ class SegmentedImages(ManifestImages):
         names: Name of every id 0..C.
         segment: Gives the label maps of images of the manifest, in any order that depends on nothing else.
         """
-        super().__init__(
-            manifest, {cluster: name for cluster, name in sorted(names.items()) if cluster}, len(names) - 1
-        )
+        categories = {cluster: name for cluster, name in sorted(names.items()) if cluster}
+        super().__init__(manifest, categories, len(names) - 1)
         self._segment = segment
         self.confidence: Confidence | None = None
 
