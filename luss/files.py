@@ -23,10 +23,7 @@ TEMPORARY_SUFFIX = ".partial"
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success the file written there is flushed and renamed to `path`.
 
-    On an error the temporary file is removed and `path` is left as it was.
-
-    Args:
-        path: The final file. Its folder is made when absent.
+    Its folder is made when absent. On an error the temporary file is removed and `path` is left as it was.
 
     Raises:
         LussError: The disk is full (or a quota is reached).

@@ -63,14 +63,11 @@ class Layout:
 
 
 def find_layout(root: Path) -> Layout:
-    """Finds the splits of a data set.
+    """Finds the splits of a data set in its folder.
 
     A root with at least one of the folders `SPLITS` is an ImageNet-S root. There, folders that extend a split's name
     (`train-full`, `train-extra`) are splits too. Any other root is a plain folder of images: one split, "train",
     without masks.
-
-    Args:
-        root: The data set's folder.
 
     Raises:
         LussError: The root is not a folder.

@@ -30,10 +30,7 @@ _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 def find_sets(folder: Path) -> dict[int, Path]:
-    """The annotated sets in a folder: the folder itself, its folders, or theirs.
-
-    Args:
-        folder: Unpacked annotations.
+    """The annotated sets in a folder of unpacked annotations: the folder itself, its folders, or theirs.
 
     Returns:
         50, 300 or 919 to the folder that holds `<split>-segmentation`, ascending.

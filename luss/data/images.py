@@ -105,14 +105,7 @@ def read_image(path: Path, *, min_side: int | None = None, max_pixels: int = MAX
 
 
 def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Reads the size that `read_image` would give, from the header alone.
-
-    Args:
-        path: The file.
-        max_pixels: Limit on width x height.
-
-    Returns:
-        (width, height) in pixels, EXIF orientation applied.
+    """Reads the size that `read_image` would give, (width, height) in pixels with the EXIF orientation applied, from the header alone.
 
     Raises:
         UnreadableImage: As for `read_image`, as far as the header tells.

@@ -158,11 +158,7 @@ class Manifest:
 
     @classmethod
     def open(cls, folder: Path | str, split: str) -> "Manifest":
-        """Opens the manifest of a split.
-
-        Args:
-            folder: The folder given to `build_manifest`.
-            split: The split.
+        """Opens the manifest of a split in the folder given to `build_manifest`.
 
         Raises:
             LussError: There is no complete manifest of this split, or its files do not belong together.

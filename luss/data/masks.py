@@ -41,7 +41,6 @@ def draw_mask(generator: np.random.Generator, grid: tuple[int, int], settings: M
     Args:
         generator: Where randomness comes from. One number is taken from it whatever the settings, so that masks do not move what is drawn next.
         grid: Rows and columns of patches, >= 1.
-        settings: See there.
 
     Returns:
         (rows, columns), True = hidden.

@@ -43,6 +43,17 @@ def target_size(
     return (long_side, short_side) if width >= height else (short_side, long_side)
 
 
+def whole_size(size: tuple[int, int], settings: WholeImageSettings, multiple: int) -> tuple[int, int]:
+    """The `target_size` of an image of some width and height in a pass by these settings; `multiple` is the network's."""
+    return target_size(
+        *size,
+        short_side=settings.short_side,
+        size_multiple=settings.size_multiple,
+        multiple=multiple,
+        max_aspect=settings.max_aspect,
+    )
+
+
 def shape_batches(sizes: Sequence[tuple[int, int]], indices: Sequence[int], batch_size: int) -> list[list[int]]:
     """Groups indices whose images have the same target size into batches, in a fixed order.
 
@@ -114,13 +125,7 @@ def resized_batches(
     """
 
     def size_of(index: int) -> tuple[int, int]:
-        return target_size(
-            *manifest.size(index),
-            short_side=settings.short_side,
-            size_multiple=settings.size_multiple,
-            multiple=multiple,
-            max_aspect=settings.max_aspect,
-        )
+        return whole_size(manifest.size(index), settings, multiple)
 
     batches = shape_batches([size_of(index) for index in indices], indices, settings.batch_size)
     dataset = _ResizedDataset(manifest, size_of, max_pixels, nearest_multiple(settings.short_side, multiple), False)

@@ -23,10 +23,7 @@ def escape_path(path: str) -> str:
     r"""Writes any path of the system as one line of valid UTF-8 without tabs, readable by people.
 
     Tab, newline, carriage return and backslash become `\t`, `\n`, `\r` and `\\`; other control characters and bytes
-    that are not UTF-8 become `\xNN`. All else, spaces and unicode included, stays.
-
-    Args:
-        path: A path as `os` gives it: bytes that are not UTF-8 as surrogates.
+    that are not UTF-8 (`os` gives them as surrogates) become `\xNN`. All else, spaces and unicode included, stays.
     """
     return _ESCAPED.sub(lambda found: "\\" + (_LETTERS.get(found[0]) or f"x{ord(found[0]) & 0xFF:02x}"), path)
 
@@ -93,11 +90,7 @@ class SkippedFiles:
             file.write(_csv_lines([_HEADER, *rows] if file.tell() == 0 else rows))
 
     def forget(self, folder: Path) -> None:
-        """Takes `folder` and the files below it off the list, because they are about to be looked at anew.
-
-        Args:
-            folder: A folder as it begins the paths that were added.
-        """
+        """Takes a folder, as it begins the paths that were added, and all below it off the list: they are about to be looked at anew."""
         top = escape_path(str(folder)).rstrip(os.sep) + os.sep
         kept = {name: reason for name, reason in self._reasons.items() if not f"{name}{os.sep}".startswith(top)}
         self._replace(kept)

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -294,20 +294,16 @@ class Together(Writer):
         self.anywhere = all(writer.anywhere for writer in self._writers.values())
 
     def write(self, index: int, ids: Labels) -> bool:
-        """See `Writer.write`."""
         asked = [writer.write(index, ids) for writer in self._writers.values()]
         return any(asked)
 
     def position(self) -> dict[str, Any]:
-        """See `Writer.position`."""
         return {name: writer.position() for name, writer in self._writers.items()}
 
     def finish(self) -> None:
-        """See `Writer.finish`."""
         for writer in self._writers.values():
             writer.finish()
 
     def close(self) -> None:
-        """See `Writer.close`."""
         for writer in self._writers.values():
             writer.close()

@@ -80,31 +80,23 @@ class StoredLabels(LabelledImages):
 
     def __init__(self, store: LabelStore, image_root: Path, split: str = "train") -> None:
         """See the attributes; `split` is what to call them."""
-        super().__init__(split, store.num_clusters)
+        categories = {cluster: store.cluster_name(cluster) for cluster in store.clusters}
+        super().__init__(split, store.num_clusters, categories)
         self.store, self.image_root = store, image_root
-
-    @property
-    def categories(self) -> Mapping[int, str]:
-        """See `LabelledImages`."""
-        return {cluster: self.store.cluster_name(cluster) for cluster in self.store.clusters}
 
     def __len__(self) -> int:
         return len(self.store)
 
     def name(self, index: int) -> str:
-        """See `LabelledImages.name`."""
         return self.store.name(index)
 
     def names(self) -> Iterator[str]:
-        """See `LabelledImages.names`."""
         return self.store.image_names()
 
     def image(self, index: int) -> Path:
-        """See `LabelledImages.image`."""
         return self.image_root / self.name(index)
 
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
-        """See `LabelledImages.label_maps`."""
         return ((index, self.label_map(index)) for index in range(start, len(self)))
 
     def label_map(self, index: int) -> Labels:

@@ -60,7 +60,6 @@ class SegmentedImages(ManifestImages):
         self.confidence: Confidence | None = None
 
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
-        """See `LabelledImages.label_maps`."""
         for first in range(start, len(self), self.block):
             for found in self._segment(range(first, min(first + self.block, len(self)))):
                 self.confidence = found.confidence
@@ -115,8 +114,7 @@ def make_writer(
     """The writer of a folder of predictions, for `luss.export.job.export_images`.
 
     Args:
-        folder: Where to.
-        images: What.
+        folder, images: Where to, and what.
         position: Where an earlier try stopped.
         format: One of `luss.export.PREDICTED`.
         with_overlay: Whether overlays are written too.

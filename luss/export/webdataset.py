@@ -58,12 +58,18 @@ class ShardWriter(Writer):
             image = path.read_bytes()
         except OSError as error:
             raise MissingImage(f"cannot be read: {error.strerror}") from error
+        height, width = ids.shape
+        clusters = [int(found) for found in np.unique(ids) if found]
+        name = escape_path(self._images.name(index))
+        facts = {"name": name, "width": width, "height": height, "clusters": clusters}
+        mask = io.BytesIO()
+        encode_mask(ids).save(mask, format="PNG")
         with self._reporting():
             tar = self._open()
             key = f"{index:09d}"
             _add(tar, f"{key}{path.suffix.lower()}", image)
-            _add(tar, f"{key}.seg.png", _png(ids))
-            _add(tar, f"{key}.json", json.dumps(self._facts(index, ids), ensure_ascii=False).encode())
+            _add(tar, f"{key}.seg.png", mask.getvalue())
+            _add(tar, f"{key}.json", json.dumps(facts, ensure_ascii=False).encode())
         assert self._file is not None
         return self._file.tell() >= SHARD_BYTES
 
@@ -86,11 +92,6 @@ class ShardWriter(Writer):
             self._file.close()
             self._temporary().unlink(missing_ok=True)
 
-    def _facts(self, index: int, ids: Labels) -> dict[str, Any]:
-        height, width = ids.shape
-        clusters = [int(found) for found in np.unique(ids) if found]
-        return {"name": escape_path(self._images.name(index)), "width": width, "height": height, "clusters": clusters}
-
     def _open(self) -> tarfile.TarFile:
         if self._tar is None:
             self._file = open(self._temporary(), "wb")  # noqa: SIM115  (lives with the shard)
@@ -111,12 +112,6 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
     tar.addfile(member, io.BytesIO(content))
-
-
-def _png(ids: Labels) -> bytes:
-    buffer = io.BytesIO()
-    encode_mask(ids).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 FORMAT = LabelFormat(_TEXT, ShardWriter)

@@ -69,10 +69,7 @@ def main(options: argparse.Namespace) -> None:
         with run_lock(options.run):
             store = LabelStore.open(folder / "labels")
             before = store.layer
-            if edits:
-                layer, notes = store.layers.add(edits)
-            else:
-                layer, notes = _move(store, options), []
+            layer, notes = store.layers.add(edits) if edits else (_move(store, options), [])
         _report(console, before, layer, notes)
     store = LabelStore.open(folder / "labels")
     _print(console, store, full=options.show or not (edits or moves))
@@ -136,16 +133,14 @@ def _print(console: Console, store: LabelStore, *, full: bool) -> None:
 
 
 def _clusters(store: LabelStore) -> Table:
-    table = Table(title="edited clusters", title_justify="left")
-    for heading in ("cluster", "name", "what"):
-        table.add_column(heading)
-    edited = sorted({*store.names, *store.layer.merged, *store.layer.merged.values(), *store.layer.dropped})
-    for cluster in edited:
-        members = [str(found) for found, root in store.layer.merged.items() if root == cluster]
-        if cluster in store.layer.dropped:
+    table = Table("cluster", "name", "what", title="edited clusters", title_justify="left")
+    merged, dropped = store.layer.merged, store.layer.dropped
+    for cluster in sorted({*store.names, *merged, *merged.values(), *dropped}):
+        members = [str(found) for found, root in merged.items() if root == cluster]
+        if cluster in dropped:
             what = "background"
-        elif cluster in store.layer.merged:
-            what = f"is {store.layer.merged[cluster]}"
+        elif cluster in merged:
+            what = f"is {merged[cluster]}"
         else:
             what = f"with {', '.join(members)}" if members else ""
         table.add_row(str(cluster), escape(store.names.get(cluster, "")), what)
@@ -153,9 +148,7 @@ def _clusters(store: LabelStore) -> Table:
 
 
 def _history(history: list[Layer], current: int) -> Table:
-    table = Table(title="history", title_justify="left")
-    for heading in ("layer", "made from", "when", "what"):
-        table.add_column(heading)
+    table = Table("layer", "made from", "when", "what", title="history", title_justify="left")
     for layer in history:
         mark = " (current)" if layer.number == current else ""
         what = "; ".join(_shown(key, value) for key, value in layer.change.items())
