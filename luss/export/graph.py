@@ -144,7 +144,7 @@ def graph_format(
         shape = "any batch, height and width" if graph.dynamic else f"one image of {height} x {width} at a time"
         return f"{path}: takes {shape}; {notes} says how to use it; runs in {runs_in}"
 
-    return FileFormat(write_both)
+    return write_both
 
 
 @contextlib.contextmanager

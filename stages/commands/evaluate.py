@@ -35,7 +35,6 @@ _MAX_THRESHOLDS = 10_000
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted ids")
     parser.add_argument("masks", type=Path, metavar="MASKS", help="folder of true ids")

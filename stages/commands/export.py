@@ -35,7 +35,6 @@ _PREDICTING: dict[str, str | None] = {"predict": "evaluate", "semi_predict": Non
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "formats:\n" + "\n".join(f"  {name:<16}{text}" for name, (_, text) in FORMATS.items())
     run_argument(parser)
     parser.add_argument("--format", required=True, choices=list(FORMATS), metavar="FORMAT", help="one of those below")
@@ -63,7 +62,7 @@ def main(options: argparse.Namespace) -> None:
             backbones=lambda: _backbones(folder),
             submitted=lambda split: _submitted(folder, split),
         )
-        sentence = format.write(request)
+        sentence = format(request)
     _print(Console(), sentence)
 
 

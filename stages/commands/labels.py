@@ -30,7 +30,6 @@ _EPILOG = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Writes a small layer over the stored label maps. Ids are never renumbered: merged clusters take the smallest of their\n"
         "ids, dropped ones become background. Every reader uses the newest layer; fine-tuning then runs anew."

@@ -33,7 +33,6 @@ _SHOWN_CLASSES = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """formats:
   png       id = R + 256 G at the image's size, as ImageNet-S has it (0 = background)
   palette   indexed PNG in colours; up to 255 clusters

@@ -12,6 +12,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from luss.errors import LussError
+from luss.files import remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from luss.data.imagenet_s_build import Built, Missing
@@ -71,7 +72,8 @@ def main(options: argparse.Namespace) -> None:
     console = Console()
     imagenet = ImageNet.open(options.imagenet)
     lists = None if options.lists is None else Lists.open(options.lists)
-    with run_lock(options.out), MissingFile(options.out / "missing.txt") as missing:
+    missing = MissingFile(options.out / "missing.txt")
+    with run_lock(options.out), missing.written() as add:
         with _shown(console, "unpacking") as shown:
             progress = partial(shown, "annotations")
             found = open_annotations(options.annotations, options.out / "annotations", on_progress=progress)
@@ -79,11 +81,10 @@ def main(options: argparse.Namespace) -> None:
             raise LussError(
                 f"{options.annotations} holds the sets {', '.join(map(str, found))}, not {absent[0]}: see --sets"
             )
-        built, build = [], partial(build_set, copy=options.copy, lists=lists, on_missing=missing.add)
+        built, build = [], partial(build_set, copy=options.copy, lists=lists, on_missing=add)
         for number in options.sets or found:
             with _shown(console, f"ImageNetS{number}") as shown:
                 built.append(build(number, found[number], imagenet, options.out, on_progress=shown))
-        missing.finish()
     _report(console, built, missing)
 
 
@@ -117,38 +118,27 @@ def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> N
 
 
 class MissingFile:
-    """Writes what is missing to a file as it is found: it may be much. Used by `with`."""
+    """A file of what is missing, written as it is found: it may be much. The first lines are kept for the screen."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-        self.first: list[str] = []
+        self.path, self.count, self.first = path, 0, list[str]()
 
-    def __enter__(self) -> "MissingFile":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name}.partial")
-        self._file = open(self._temporary, "w", encoding="utf-8")
-        return self
+    @contextlib.contextmanager
+    def written(self) -> Iterator[Callable[["Missing"], None]]:
+        """Yields what adds a line; at the end the file gets its name or, where nothing is missing, an older one goes."""
+        remove_leftovers([self.path])
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
 
-    def add(self, missing: "Missing") -> None:
-        """Keeps one; the first ones also for the screen."""
-        line = f"{missing.data_set}/{missing.split}/{missing.name}\t{missing.reason}"
-        self._file.write(line + "\n")
-        self.count += 1
-        if len(self.first) < _SHOWN:
-            self.first.append(line.replace("\t", ": "))
+            def add(missing: "Missing") -> None:
+                line = f"{missing.data_set}/{missing.split}/{missing.name}\t{missing.reason}"
+                file.write(line + "\n")
+                self.count += 1
+                if len(self.first) < _SHOWN:
+                    self.first.append(line.replace("\t", ": "))
 
-    def finish(self) -> None:
-        """Gives the list its name; where nothing is missing, an older one goes."""
-        self._file.close()
-        if self.count:
-            self._temporary.replace(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+            yield add
+        if not self.count:
+            self.path.unlink()
 
 
 @contextlib.contextmanager
