@@ -109,12 +109,7 @@ def category_ids(folder: Path) -> dict[str, int]:
 
 
 def mask_path(layout: Layout, split: str, name: str) -> Path:
-    """The mask of an image; the file need not exist.
-
-    Args:
-        layout: The data set.
-        split: One of `layout.masks`.
-        name: The image's path below the split's folder, with forward slashes: "dog/x.JPEG".
+    """The mask of an image, named by its path below the split's folder ("dog/x.JPEG"); the file need not exist.
 
     Raises:
         LussError: The split has no masks.
@@ -197,11 +192,7 @@ def read_mask(path: Path) -> NDArray[np.uint16]:
 
 
 def write_mask(path: Path, ids: NDArray[np.integer]) -> None:
-    """Writes a mask as RGB PNG, atomically; its folder is made when absent.
-
-    Args:
-        path: The file, by custom `*.png`.
-        ids: (H, W) whole numbers in 0..65535.
+    """Writes a mask, (H, W) whole numbers in 0..65535, as RGB PNG, atomically; its folder is made when absent.
 
     Raises:
         LussError: The ids do not fit a mask (see `encode_mask`), or the disk is full.

@@ -81,10 +81,7 @@ class Lists:
 
     @classmethod
     def open(cls, folder: Path) -> "Lists":
-        """Finds the lists.
-
-        Args:
-            folder: The toolkit, or its folder `data`.
+        """Finds the lists in the toolkit, or in its folder `data`.
 
         Raises:
             LussError: They are not there.

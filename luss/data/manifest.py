@@ -200,7 +200,13 @@ class Manifest:
 
     def names(self) -> Iterator[str]:
         """All names in the order of the ids."""
-        return (unescape_path(row[3].decode()) for row in self._rows())
+        table, _ = self._maps or self._open_maps()
+        start = len(_COLUMNS)
+        # Not table.readline(): its position is shared by all iterators and threads.
+        while start < len(table):
+            end = table.find(b"\n", start)
+            yield unescape_path(table[start:end].split(b"\t")[3].decode())
+            start = end + 1
 
     def digest(self, count: int) -> str:
         """Stands for the first `count` images: their names and sizes in order. Reads their lines, some 60 bytes an image."""
@@ -208,28 +214,12 @@ class Manifest:
         end = int(offsets[count]) if count < len(self) else self._num_bytes
         return hashlib.sha256(memoryview(table)[:end]).hexdigest()
 
-    def sizes(self) -> NDArray[np.int32]:
-        """(N, 2) width and height of all images in pixels: 8 bytes an image."""
-        sizes = np.empty((len(self), 2), dtype=np.int32)
-        for index, row in enumerate(self._rows()):
-            sizes[index] = int(row[1]), int(row[2])
-        return sizes
-
     def _row(self, index: int) -> list[bytes]:
         if not 0 <= index < self._num_images:
             raise IndexError(f"image {index} of a manifest of {self._num_images}")
         table, offsets = self._maps or self._open_maps()
         start = int(offsets[index])
         return table[start : table.find(b"\n", start)].split(b"\t")
-
-    def _rows(self) -> Iterator[list[bytes]]:
-        table, _ = self._maps or self._open_maps()
-        start = len(_COLUMNS)
-        # Not table.readline(): its position is shared by all iterators and threads.
-        while start < len(table):
-            end = table.find(b"\n", start)
-            yield table[start:end].split(b"\t")
-            start = end + 1
 
     def _open_maps(self) -> tuple[mmap.mmap, NDArray[np.uint64]]:
         files = _Files(self.folder, self.split)

@@ -78,8 +78,7 @@ def hide_blocks(
     A rectangle counts where it hides something new and not too much; so the middle of the grid is hidden more often than its border.
 
     Args:
-        generator: Where randomness comes from.
-        grid: Rows and columns of patches, >= 1.
+        generator, grid: See `draw_mask`.
         ratio: Share to hide, 0 to 1.
         settings: Kind "block" or "exact_block", smallest area and aspect of a rectangle.
 

@@ -25,8 +25,7 @@ def target_size(
     """The size an image is resized to: its short side becomes `short_side`, its aspect is kept up to rounding.
 
     Args:
-        width: Of the image, pixels.
-        height: Of the image, pixels.
+        width, height: Of the image, pixels.
         short_side: Pixels.
         size_multiple: The long side is rounded to a multiple of this, so that images share batches; 1 keeps the aspect to the pixel.
         multiple: What the network's sides must be multiples of (`Backbone.multiple`): all three numbers are rounded to it.
@@ -58,8 +57,7 @@ def shape_batches(sizes: Sequence[tuple[int, int]], indices: Sequence[int], batc
     """Groups indices whose images have the same target size into batches, in a fixed order.
 
     Args:
-        sizes: Target size of each entry of `indices`.
-        indices: Image indices.
+        sizes, indices: Target size and number of each image.
         batch_size: Images of the first shape a batch may hold; larger shapes keep the number of pixels about the same.
     """
     groups: dict[tuple[int, int], list[int]] = {}

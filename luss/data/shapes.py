@@ -109,8 +109,7 @@ def make_shapes(
     Args:
         root: The data set's folder; absent, empty, or made by this function.
         num_train: Pictures in `train` (no masks); categories in equal shares.
-        num_validation: Pictures in `validation`.
-        num_test: Pictures in `test`.
+        num_validation, num_test: Pictures in `validation` and `test`.
         num_train_semi_per_category: Pictures of each category in `train-semi`: the first ones of `train`.
         size: Longest side in pixels, at least (at most 1.3 times as much).
         difficulty: 0 (calm, centred, upright) to 1 (busy, any pose, small or faint objects).

@@ -65,10 +65,6 @@ class SkippedFiles:
         if path.exists():
             self._load()
 
-    def __contains__(self, path: Path) -> bool:
-        """Whether `path` is listed."""
-        return escape_path(str(path)) in self._reasons
-
     @property
     def count(self) -> int:
         """Number of files listed."""

@@ -150,12 +150,7 @@ class Views:
         return self._mapped(torch.Tensor.pin_memory)
 
     def prepared(self, device: torch.device, normalise: Callable[[Tensor], Tensor]) -> "Views":
-        """On a device, in their colours, as a network wants them.
-
-        Args:
-            device: Where to.
-            normalise: (N, 3, S, S) float32 in [0, 1] -> the network's input.
-        """
+        """On a device, in their colours, as a network wants them: `normalise` takes (N, 3, S, S) float32 in [0, 1]."""
         moved, groups = self._mapped(lambda tensor: tensor.to(device, non_blocking=True), but="colours"), []
         for group in moved.groups:
             coloured = apply_colours(group.flat(), group.colours.flatten(0, 1))
@@ -175,14 +170,9 @@ class ViewDataset(Dataset[dict[str, Any]]):
         max_pixels: int,
         patch: int = 16,
     ) -> None:
-        """Makes views of the images of manifests.
+        """Makes the view groups that a method asked for of the images of one or more manifests; indices run through one after another.
 
-        Args:
-            manifests: One or more; indices run through them one after another.
-            groups: The view groups a method asked for.
-            seed: Of the run.
-            max_pixels: Larger images are unreadable.
-            patch: Side of the patches that masks hide, pixels.
+        Images of more than `max_pixels` are unreadable; `patch` is the side of the patches that masks hide, pixels.
         """
         self.images = ImageSource(manifests, max_pixels=max_pixels)
         self.groups = list(groups)

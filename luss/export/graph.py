@@ -125,10 +125,7 @@ def graph_format(
 ) -> FileFormat:
     """A format that is the file that was asked for, or `model<suffix>` in the folder, and a JSON of the same name beside it.
 
-    Args:
-        write: Writes the file.
-        suffix: Of its name, with the dot.
-        runs_in: What reads it.
+    `write` writes the file, and `runs_in` says what reads it.
     """
 
     def write_both(request: ExportRequest) -> str:

@@ -45,11 +45,7 @@ class Writer:
     anywhere = False
 
     def write(self, index: int, ids: Labels) -> bool:
-        """Takes an image.
-
-        Args:
-            index: Number of the image.
-            ids: (H, W) its label map.
+        """Takes the image of a number and its label map, (H, W).
 
         Returns:
             Whether to save now, because later images begin something new here.

@@ -105,11 +105,7 @@ class StoredLabels(LabelledImages):
 
 
 class ManifestImages(LabelledImages):
-    """The images of a manifest.
-
-    Attributes:
-        manifest: It.
-    """
+    """The images of `manifest`."""
 
     def __init__(self, manifest: Manifest, categories: Mapping[int, str], num_clusters: int) -> None:
         """See the attributes."""

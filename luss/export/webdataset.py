@@ -40,11 +40,7 @@ class ShardWriter(Writer):
     """The format `webdataset` of `luss export`: `<split>-000000.tar`, ...; a shard appears when it is complete."""
 
     def __init__(self, folder: Path, images: LabelledImages, position: Mapping[str, int] | None) -> None:
-        """Args:
-        folder: Of the export; made when absent.
-        images: What is exported.
-        position: Where an earlier try stopped: always behind a complete shard.
-        """
+        """`position` is where an earlier try stopped, always behind a complete shard; the folder is made when absent."""
         self._folder, self._images = folder, images
         self._shard = 0 if position is None else position["shards"]
         self._file: IO[bytes] | None = None

@@ -32,11 +32,7 @@ your own."""
 
 
 def polygons(ids: NDArray[np.integer[Any]], *, tolerance: float = TOLERANCE) -> list[tuple[int, NDArray[np.float64]]]:
-    """The objects of a label map.
-
-    Args:
-        ids: (H, W) ids; 0 is background.
-        tolerance: See `luss.export.contours.simplify`.
+    """The objects of an (H, W) label map, simplified by `luss.export.contours.simplify`.
 
     Returns:
         Id and (P, 2) corners as shares of width and height in [0, 1], by id and then by the first pixel.

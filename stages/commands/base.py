@@ -24,7 +24,6 @@ class Command(Protocol):
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        ...
 
     def main(self, options: argparse.Namespace) -> None:
         """Does the work; `stages.running.signals.guarded` turns its errors into messages and exit codes.
@@ -32,7 +31,6 @@ class Command(Protocol):
         Raises:
             LussError: A mistake that the user can mend.
         """
-        ...
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:

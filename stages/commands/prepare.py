@@ -27,12 +27,8 @@ built is built; the same command completes it)"""
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     sets = parser.add_subparsers(dest="data_set", required=True, metavar="DATA_SET")
-    one = sets.add_parser(
-        "imagenet-s",
-        help="ImageNet-S-50, -300 and -919 from ImageNet and the published annotations",
-        description="ImageNet-S-50, -300 and -919 from ImageNet and the published annotations. Makes only what is missing.",
-        epilog=_EPILOG,
-    )
+    what = "ImageNet-S-50, -300 and -919 from ImageNet and the published annotations"
+    one = sets.add_parser("imagenet-s", help=what, description=f"{what}. Makes only what is missing.", epilog=_EPILOG)
     one.add_argument("--imagenet", required=True, type=Path, metavar="DIR", help="holds train/<wnid>/ and val/")
     one.add_argument(
         "--annotations",
