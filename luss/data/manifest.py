@@ -54,14 +54,11 @@ class ManifestSummary:
 
 
 def find_images(root: Path, *, report: Callable[[Path, str], None] = lambda path, reason: None) -> Iterator[str]:
-    """Walks a folder for files with an image suffix, in the order of their path components.
+    """Walks the folder `root` for files with an image suffix, in the order of their path components.
 
     Links are followed, except links to a folder that contains them. Hidden files and folders do not count. Only the
-    names in the folders on the way to the current file are held in memory.
-
-    Args:
-        root: The folder.
-        report: Called with a folder that cannot be listed, and the reason.
+    names in the folders on the way to the current file are held in memory. `report` is called with a folder that cannot be
+    listed, and the reason.
 
     Yields:
         Path below `root` with forward slashes; bytes that are not UTF-8 as surrogates (PEP 383).

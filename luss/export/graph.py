@@ -79,7 +79,6 @@ def trace(network: SegmentationNetwork, settings: PredictSettings) -> Graph:
     """
     module = DecodedSegmenter(network, settings).eval()
     backbone = network.backbone
-    # torch takes a map of one position for another program, so the smallest image has two.
     smallest_side = nearest_multiple(backbone.stride + backbone.multiple, backbone.multiple)
     rows, columns = (
         Dim.DYNAMIC if backbone.multiple == 1 else backbone.multiple * Dim(side, min=2) for side in ("rows", "columns")

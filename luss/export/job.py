@@ -178,8 +178,7 @@ def export_images(
     """Exports every image that is not yet exported.
 
     Args:
-        folder: Where to; nothing is done when it is complete.
-        images: What.
+        folder, images: Where to, and what; nothing is done when the folder is complete.
         make_writer: The format, given the position where an earlier try stopped, or None.
         on_progress: Told the number of images done, and of all.
         finish: Called when all images are written, before the export counts as complete.

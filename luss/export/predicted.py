@@ -63,10 +63,8 @@ class SegmentedImages(ManifestImages):
         for first in range(start, len(self), self.block):
             for found in self._segment(range(first, min(first + self.block, len(self)))):
                 self.confidence = found.confidence
-                if found.labels is not None:
-                    yield found.index, found.labels
-                else:
-                    yield found.index, MissingImage("" if found.unreadable is None else found.unreadable[1])
+                reason = found.unreadable[1] if found.unreadable else ""
+                yield found.index, MissingImage(reason) if found.labels is None else found.labels
 
     def listed(self, count: int) -> str:
         """See `LabelledImages.listed`: names, sizes, and which masks have unusual names."""

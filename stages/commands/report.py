@@ -25,13 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Writes the report and says where it is."""
-    write_report(
-        options.run,
-        options.out or options.run / "report",
-        Console(),
-        max_clusters=options.clusters,
-        images_per_cluster=options.images_per_cluster,
-    )
+    out, per_cluster = options.out or options.run / "report", options.images_per_cluster
+    write_report(options.run, out, Console(), max_clusters=options.clusters, images_per_cluster=per_cluster)
 
 
 def write_report(
