@@ -36,9 +36,8 @@ class NameIndex:
 
     def places(self, name: str) -> list[int]:
         """Where the name may stand, ascending; the caller compares, because two names may share a hash."""
-        first, end = (
-            int(np.searchsorted(self._hashes, np.uint64(name_hash(name)), side)) for side in ("left", "right")
-        )
+        wanted = np.uint64(name_hash(name))
+        first, end = (int(np.searchsorted(self._hashes, wanted, side)) for side in ("left", "right"))
         return [int(place) for place in self._order[first:end]]
 
 

@@ -127,10 +127,7 @@ def graph_format(
 ) -> FileFormat:
     """A format that is the file that was asked for, or `model<suffix>` in the folder, and a JSON of the same name beside it.
 
-    Args:
-        write: Writes the file.
-        suffix: Of its name, with the dot.
-        runs_in: What reads it.
+    `write` writes the file, and `runs_in` says what reads it.
     """
 
     def write_both(request: ExportRequest) -> str:
@@ -146,7 +143,7 @@ def graph_format(
         shape = "any batch, height and width" if graph.dynamic else f"one image of {height} x {width} at a time"
         return f"{path}: takes {shape}; {notes} says how to use it; runs in {runs_in}"
 
-    return FileFormat(write_both)
+    return write_both
 
 
 @contextlib.contextmanager

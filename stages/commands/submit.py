@@ -24,7 +24,6 @@ _WISHES = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Checks settings and data, lists the images, and submits a job or job array a stage, each after those it needs.\n"
         "Submitting again submits only what is neither done nor queued.\n"
