@@ -21,14 +21,7 @@ from luss.files import TEMPORARY_SUFFIX, read_json, write_json, write_text
 from luss.report.categories import category_rows, confusion_json, count_confusion
 from luss.report.curves import Curves, health, read_curves
 from luss.report.gallery import Gallery, Progress, attention_histogram, gallery_json, open_gallery, write_pictures
-from luss.report.overview import (
-    metric_rows,
-    num_images,
-    settings_rows,
-    skipped_rows,
-    stage_rows,
-    threshold_facts,
-)
+from luss.report.overview import metric_rows, num_images, settings_rows, skipped_rows, stage_rows, threshold_facts
 from luss.report.pictures import JPEG_QUALITY, SIDE
 from luss.report.plots import write_plots
 from luss.report.source import ReportSource
