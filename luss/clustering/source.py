@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from luss.clustering.engine import Engine
 from luss.errors import LussError
+from luss.features.store import FeatureStore
 from luss.processes import Reduce, in_step
 from luss.progress import Interrupted
 
@@ -32,49 +33,31 @@ class Features(Protocol):
         """(n, D) float32 rows at ascending `indices` (n,)."""
 
 
-class Readable(Protocol):
-    """What `Share` reads from: `luss.features.store.FeatureStore`."""
-
-    @property
-    def dim(self) -> int:
-        """Length D of a vector."""
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """(stop - start, D) rows."""
-
-    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """(n, D) float32 rows at `indices` (n,)."""
-
-
 class Share:
-    """The rows of a store that one of several processes works on, numbered from 0; nothing else of the store is read.
+    """`Features` that one of several processes works on, numbered from 0, possibly none; nothing else of the store is read.
 
     Args:
         store: All rows.
         rows: Which of them, without gaps.
     """
 
-    def __init__(self, store: Readable, rows: range) -> None:
+    def __init__(self, store: FeatureStore, rows: range) -> None:
         self._store = store
         self._rows = rows
 
     @property
     def dim(self) -> int:
-        """Length D of a vector."""
         return self._store.dim
 
     def __len__(self) -> int:
-        """Number of rows, may be 0."""
         return len(self._rows)
 
     def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """See `Features.chunks`."""
         for first in range(start, len(self), chunk_size):
             begin = self._rows.start + first
             yield first, self._store.read(begin, min(begin + chunk_size, self._rows.stop))
 
     def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """See `Features.gather`."""
         return self._store.gather(indices + self._rows.start)
 
 
