@@ -36,9 +36,8 @@ def write_plots(data: dict[str, Any], folder: Path) -> list[dict[str, str]]:
         for curves in data["curves"]
     ]
     if data["clusters"]:
-        plots.append(
-            ("clusters.png", "Size and cohesion of the clusters", partial(_clusters, Figure, data["clusters"]))
-        )
+        scatter = partial(_clusters, Figure, data["clusters"])
+        plots.append(("clusters.png", "Size and cohesion of the clusters", scatter))
     if data["categories"]:
         rows, confusion = data["categories"]["rows"], data["categories"]["confusion"]
         plots.append(("iou.png", "IoU of the categories", partial(_ious, Figure, rows)))

@@ -1,7 +1,7 @@
 """Which jobs were submitted for a run: one small file a stage, so that submitting again submits only what is missing."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -91,14 +91,6 @@ def read_jobs(run_folder: Path, stage: str) -> StageJobs | None:
         raise LussError(
             f"{path} is not a record of jobs ({error}): delete it once `luss cancel` has ended its jobs"
         ) from error
-
-
-def all_jobs(run_folder: Path, stages: Sequence[str]) -> Iterator[StageJobs]:
-    """The records of those stages that were submitted."""
-    for stage in stages:
-        found = read_jobs(run_folder, stage)
-        if found is not None:
-            yield found
 
 
 def write_jobs(run_folder: Path, record: StageJobs) -> None:

@@ -38,24 +38,7 @@ _AT_LEAST = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks for; `luss.settings.ResourceSettings` with every value found.
-
-    Attributes:
-        nodes: Machines.
-        gpus_per_node: GPUs of each.
-        tasks_per_node: Processes on each: one a GPU.
-        cpus_per_task: Cores of each process.
-        mem_gb: Memory of a machine.
-        timeout_min: Time limit, minutes.
-        array_parallelism: Tasks of an array that run at a time.
-        array_max: Tasks of an array at most.
-        signal_delay_s: Seconds between the warning and the time limit.
-        setup: Shell lines before the command.
-        partition: Empty = the cluster's default; so for the next three.
-        account: Who pays.
-        qos: Quality of service.
-        constraint: Features of the machines.
-    """
+    """What a job asks for; the fields of `luss.settings.ResourceSettings`, each with a value; an empty word is the cluster's own choice."""
 
     nodes: int
     gpus_per_node: int

@@ -16,12 +16,10 @@ CodeChoice = Literal["snapshot", "refuse", "live"]
 CHOICES: tuple[CodeChoice, ...] = get_args(CodeChoice)
 """The first is the usual one."""
 
-_PACKAGES = {"luss": luss, "stages": stages}
-
 
 def package_folders() -> dict[str, Path]:
     """Where the packages of this process lie."""
-    return {name: Path(str(package.__file__)).parent for name, package in _PACKAGES.items()}
+    return {package.__name__: Path(str(package.__file__)).parent for package in (luss, stages)}
 
 
 def source_hash() -> str:

@@ -15,7 +15,8 @@ from luss.config import load_config
 from luss.errors import LussError
 from luss.progress import Interrupted
 from stages.jobs import launch, source
-from stages.jobs.launch import Order, Row, StageJob, preview, submit
+from stages.jobs.launch import Row, StageJob, preview, submit
+from stages.jobs.plan import Order
 from stages.jobs.resources import on_this_machine, resources_of
 from stages.pipeline import STAGES
 
