@@ -64,11 +64,7 @@ class AttentionSource(Protocol):
 
 @dataclass(frozen=True)
 class AttentionFolder(AttentionSource):
-    """Attention maps as `<category>/<name>.npy`, floating point, (H, W), read as they are stored, whatever the size asked for.
-
-    Attributes:
-        root: The folder.
-    """
+    """Attention maps as `<category>/<name>.npy`, floating point, (H, W), read as they are stored, whatever the size asked for."""
 
     root: Path
 
@@ -93,13 +89,7 @@ class AttentionFolder(AttentionSource):
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of one image.
-
-    Attributes:
-        name: "category/name", without an ending.
-        prediction: Its predicted clusters.
-        mask: Its true categories.
-    """
+    """The files of one image, its predicted clusters and its true categories; `name` is "category/name", without an ending."""
 
     name: str
     prediction: Path

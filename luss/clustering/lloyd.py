@@ -63,16 +63,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Lloyd:
-    """Lloyd's loop with the restarts' starting points and the care for empty clusters.
-
-    Attributes:
-        source: The rows.
-        num_clusters: K.
-        num_iterations: Most updates a restart.
-        seed: With the number of a restart it fixes the start.
-        initial_centroids: (K, D) start instead of k-means++, in the space of the features.
-        on_iteration: Called after every pass of `run_restart`.
-    """
+    """Lloyd's loop with the restarts' starting points and the care for empty clusters; the settings are those of `kmeans`."""
 
     source: Source
     num_clusters: int

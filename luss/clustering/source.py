@@ -68,16 +68,9 @@ def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Source:
-    """Hands out rows as Lloyd's loop wants them, keeping as many chunks placed between passes as the budget allows.
+    """Hands out rows as Lloyd's loop wants them, keeping as many chunks placed between passes as `resident_bytes` allows.
 
-    Args:
-        features: The rows; with several processes, this one's.
-        engine: Where they are placed.
-        metric: "cosine" or "euclidean".
-        chunk_size: Rows at once.
-        resident_bytes: The budget; None takes the engine's own.
-        should_stop: Asked before every chunk.
-        reduce: The processes that hold the other rows.
+    The settings are those of `kmeans`.
 
     Attributes:
         num_rows: Rows of all processes.
@@ -94,13 +87,10 @@ class Source:
         should_stop: Callable[[], bool],
         reduce: Reduce,
     ) -> None:
-        self.features = features
-        self.reduce = reduce
+        self.features, self.engine, self.metric, self.reduce = features, engine, metric, reduce
         sizes = np.concatenate(reduce.gather(np.array([len(features)])))
         self.num_rows = int(sizes.sum())
         self.first_row = int(sizes[: reduce.rank].sum())
-        self.engine = engine
-        self.metric = metric
         self._chunk_size = chunk_size
         budget = engine.resident_bytes if resident_bytes is None else resident_bytes
         self._num_resident = budget // (4 * features.dim * max(min(chunk_size, len(features)), 1))

@@ -77,12 +77,9 @@ def open_gallery(source: ReportSource) -> Gallery:
 
 
 def gallery_json(gallery: Gallery, source: ReportSource, shown: set[int]) -> dict[str, Any]:
-    """The table of clusters as JSON values. From here on clusters count from 1, as in label maps and `names.json`.
+    """The table of clusters as JSON values; `shown` (from 0) have pictures.
 
-    Args:
-        gallery: The clusters.
-        source: The run.
-        shown: Those that have pictures, from 0.
+    From here on clusters count from 1, as in label maps and `names.json`.
     """
     table = gallery.table
     similar = table.similar(NUM_SIMILAR)

@@ -120,11 +120,9 @@ class Row:
 
 
 def submit(order: Order, tell: Callable[[Row], None]) -> None:
-    """Submits every stage that is neither done nor queued. On `local` and `debug`, where nothing queues, waits for each.
+    """Submits every stage that is neither done nor queued, and tells of each in order.
 
-    Args:
-        order: What and where.
-        tell: Called with a row for every stage, in order.
+    On `local` and `debug`, where nothing queues, waits for each.
 
     Raises:
         LussError: Settings, data or resources that cannot be; jobs of other settings are queued; the scheduler refuses.
@@ -145,11 +143,7 @@ def submit(order: Order, tell: Callable[[Row], None]) -> None:
 
 
 def preview(order: Order, tell: Callable[[Row, str], None]) -> None:
-    """What `submit` would do; changes nothing.
-
-    Args:
-        order: What and where.
-        tell: Called with a row and the sbatch file of every job.
+    """What `submit` would do, told with the sbatch file of every job; changes nothing.
 
     Raises:
         LussError: As `submit`, but for the scheduler.

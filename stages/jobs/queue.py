@@ -259,13 +259,7 @@ _ADVICE = {
 
 
 def next_step(run_folder: Path, disk: Mapping[str, StageState], queue: QueueView) -> str:
-    """What a person should do now, in one sentence.
-
-    Args:
-        run_folder: The run's folder.
-        disk: Every stage's state on disk, in order.
-        queue: Its jobs.
-    """
+    """What a person should do now, in one sentence; `disk` is the state of every stage, in order."""
     for stage, state in disk.items():
         if state.kind == "done":
             continue

@@ -71,12 +71,7 @@ class Resources:
 
 
 def resources_of(run: RunSettings, stage: AnyStage, words: Mapping[str, Any]) -> Resources:
-    """The resources of a stage's job.
-
-    Args:
-        run: Its block `resources`.
-        stage: Whose.
-        words: From the command line; None = not given.
+    """The resources of a stage's job; `words` are from the command line, None = not given.
 
     Raises:
         LussError: A value that cannot be.

@@ -32,14 +32,7 @@ def source_hash() -> str:
 
 
 def snapshot(folder: Path) -> Path:
-    """Copies the packages into `folder/<hash>/`, once.
-
-    Args:
-        folder: Of all snapshots of a run.
-
-    Returns:
-        The folder to put first on PYTHONPATH.
-    """
+    """Copies the packages into `folder/<hash>/`, once, and returns that: the folder to put first on PYTHONPATH."""
     target = folder / source_hash()
     if target.is_dir():
         return target
@@ -59,10 +52,7 @@ def snapshot(folder: Path) -> Path:
 
 
 def check_source(expected: str) -> None:
-    """Makes sure that this process runs the source it was submitted with.
-
-    Args:
-        expected: `source_hash` at submission; empty = any.
+    """Makes sure that this process runs the source it was submitted with: `source_hash` then, or any where it is empty.
 
     Raises:
         LussError: It has been changed.

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pytest
 
 from luss.errors import LussError
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
+from luss.labels.store import LabelStore
 from luss.labels.threshold import auto_threshold, histogram
+from luss.labels.writer import LabelRecord, LabelWriter
 
 
 def two_bells(small: float) -> npt.NDArray[np.int64]:
