@@ -10,6 +10,7 @@ import torch
 
 from luss.errors import LussError
 from luss.settings import ResourceSettings, RunSettings
+from luss.settings.fields import problems
 from stages.base import AnyStage, Work
 
 _COMMON: dict[str, Any] = {
@@ -30,10 +31,6 @@ _FITTING: dict[Work, dict[str, Any]] = {
 }
 # Of these, only a stage that trains takes what is said for all stages: a second node would idle in any other job.
 _SHAPE = ("nodes", "gpus_per_node", "tasks_per_node")
-_AT_LEAST = {
-    "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "mem_gb": 0.1, "timeout_min": 1,
-    "array_parallelism": 1, "array_max": 1, "signal_delay_s": 1,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,9 +111,9 @@ def on_this_machine(resources: Resources) -> Resources:
 
 
 def _check(stage: str, found: Mapping[str, Any]) -> None:
-    for name, least in _AT_LEAST.items():
-        if found[name] < least:
-            raise LussError(f"resources.{stage}.{name} is {found[name]}: it must be at least {least}")
+    # The settings were looked at when they were read, words from the command line were not.
+    for problem in problems(ResourceSettings(**found), f"resources.{stage}."):
+        raise LussError(problem)
     if found["signal_delay_s"] >= 60 * found["timeout_min"]:
         raise LussError(
             f"resources.{stage}.signal_delay_s is {found['signal_delay_s']}, but the time limit is {found['timeout_min']} min: "
