@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.clustering.checkpoint import CheckpointFile, LloydState, shared_state
-from luss.clustering.engine import Engine
+from luss.clustering.engine import Engine, Floats
 from luss.clustering.faiss_engine import EngineName, FaissEngine, choose_engine
 from luss.clustering.lloyd import Lloyd, Progress
 from luss.clustering.source import Features, Metric, Source
@@ -54,7 +54,7 @@ class KMeansResult:
         threads: CPU threads it used.
     """
 
-    centroids: NDArray[np.float32]
+    centroids: Floats
     assignments: NDArray[np.int32]
     objective: float
     objectives: tuple[float, ...]
@@ -75,7 +75,7 @@ def kmeans(
     seed: int = 0,
     chunk_size: int = 65536,
     device: str = "cpu",
-    initial_centroids: NDArray[np.float32] | None = None,
+    initial_centroids: Floats | None = None,
     resident_bytes: int | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 10.0,
@@ -114,8 +114,11 @@ def kmeans(
             engine is not available.
         Interrupted: `should_stop` said so, on any process. The checkpoint, if one was asked for, is written.
     """
-    numbers = {"num_clusters": (num_clusters, 1), "num_restarts": (num_restarts, 1), "seed": (seed, 0)}
-    _check_numbers(numbers | {"num_iterations": (num_iterations, 0), "chunk_size": (chunk_size, 1)})
+    limits = {"num_clusters": (num_clusters, 1), "num_restarts": (num_restarts, 1), "seed": (seed, 0)}
+    limits |= {"num_iterations": (num_iterations, 0), "chunk_size": (chunk_size, 1)}
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise LussError(f"k-means needs {name} of at least {least}, not {value}")
     with in_step(reduce):
         arithmetic: Engine = FaissEngine() if choose_engine(engine, device) == "faiss" else TorchEngine(device)
     source = Source(features, arithmetic, metric, chunk_size, resident_bytes, should_stop, reduce)
@@ -159,15 +162,7 @@ def _best_of_restarts(
     )
 
 
-def _check_numbers(limits: dict[str, tuple[int, int]]) -> None:
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise LussError(f"k-means needs {name} of at least {least}, not {value}")
-
-
-def _check_data(
-    source: Source, num_clusters: int, num_restarts: int, initial_centroids: NDArray[np.float32] | None
-) -> None:
+def _check_data(source: Source, num_clusters: int, num_restarts: int, initial_centroids: Floats | None) -> None:
     if source.metric not in get_args(Metric):
         raise LussError(f"metric {source.metric!r} is unknown: choose {' or '.join(get_args(Metric))}")
     if source.num_rows < num_clusters:

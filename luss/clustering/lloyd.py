@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import kmeans_plusplus
 
 from luss.clustering.checkpoint import CheckpointFile, LloydState
+from luss.clustering.engine import Floats
 from luss.clustering.source import Source, unit_rows
 from luss.errors import LussError
 from luss.processes import in_step
@@ -56,7 +57,7 @@ class Measured:
 
     objective: float
     clusters: NDArray[np.int32]
-    distances: NDArray[np.float32]
+    distances: Floats
     sums: NDArray[np.float64]
     counts: NDArray[np.int64]
 
@@ -69,7 +70,7 @@ class Lloyd:
     num_clusters: int
     num_iterations: int
     seed: int
-    initial_centroids: NDArray[np.float32] | None
+    initial_centroids: Floats | None
     on_iteration: Callable[[Progress], None]
 
     def run_restart(self, state: LloydState, file: CheckpointFile) -> None:
@@ -101,7 +102,7 @@ class Lloyd:
         state.objectives.append(measured.objective)
         state.centroids, state.iteration = None, 0
 
-    def measure(self, centroids: NDArray[np.float32]) -> Measured:
+    def measure(self, centroids: Floats) -> Measured:
         """Assigns all rows to (K, D) centroids of prepared rows, and sums them by cluster.
 
         Raises:
@@ -126,7 +127,7 @@ class Lloyd:
         total, sums = source.reduce.sum(total), source.reduce.sum(sums)
         return Measured(float(total[-1] / source.num_rows), clusters, distances, sums, total[:-1].astype(np.int64))
 
-    def _start(self, restart: int) -> NDArray[np.float32]:
+    def _start(self, restart: int) -> Floats:
         """(K, D) starting centroids, a pure function of (seed, restart) and the data; only process 0's count."""
         if self.initial_centroids is not None:
             return self.source.prepare(self.initial_centroids)
@@ -164,9 +165,7 @@ class Lloyd:
             num_filled += 1
         return num_filled
 
-    def _farthest(
-        self, measured: Measured, number: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
+    def _farthest(self, measured: Measured, number: int) -> tuple[NDArray[np.int64], Floats, NDArray[np.int32]]:
         """The `number` rows of all processes that are farthest from their centroids.
 
         Returns:
@@ -179,7 +178,7 @@ class Lloyd:
         chosen = farthest(distances, number)
         return indices[chosen], distances[chosen], clusters[chosen]
 
-    def _update(self, measured: Measured, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _update(self, measured: Measured, centroids: Floats) -> Floats:
         """The mean of each cluster's rows, of length 1 for cosine; a cluster without a mean keeps its centroid."""
         means = (measured.sums / np.maximum(measured.counts, 1)[:, None]).astype(np.float32)
         usable = measured.counts > 0
@@ -187,10 +186,10 @@ class Lloyd:
             usable &= np.linalg.norm(means, axis=1) > _ROUNDING
             means = unit_rows(means)
         updated = np.where(usable[:, None], means, centroids)
-        return cast(NDArray[np.float32], self.source.reduce.broadcast(updated))
+        return cast(Floats, self.source.reduce.broadcast(updated))
 
 
-def farthest(distances: NDArray[np.float32], number: int) -> NDArray[np.int64]:
+def farthest(distances: Floats, number: int) -> NDArray[np.int64]:
     """Ascending positions of the `number` largest of (n,) distances, all if there are fewer; the first of equals."""
     number = min(number, len(distances))
     if number == 0:

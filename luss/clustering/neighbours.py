@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from luss.clustering.engine import Floats
 from luss.clustering.faiss_engine import EngineName, choose_engine, import_faiss
 from luss.clustering.torch_engine import CPU_BLOCK, full_float32
 from luss.errors import LussError
@@ -23,7 +23,7 @@ class Neighbours:
         ```
     """
 
-    def __init__(self, vectors: NDArray[np.float32], *, engine: EngineName = "auto", device: str = "cpu") -> None:
+    def __init__(self, vectors: Floats, *, engine: EngineName = "auto", device: str = "cpu") -> None:
         """Keeps the vectors where the engine works.
 
         Args:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from luss.clustering.engine import Engine
+from luss.clustering.engine import Engine, Floats
 from luss.errors import LussError
 from luss.features.store import FeatureStore
 from luss.processes import Reduce, in_step
@@ -26,14 +26,14 @@ class Features(Protocol):
     def __len__(self) -> int:
         """Number N of rows."""
 
-    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, Floats]]:
         """The rows from `start` on in order, `chunk_size` at once, as (first row, (n, D) float32)."""
 
-    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def gather(self, indices: NDArray[np.integer[Any]]) -> Floats:
         """(n, D) float32 rows at ascending `indices` (n,)."""
 
 
-class Share:
+class Share(Features):
     """`Features` that one of several processes works on, numbered from 0, possibly none; nothing else of the store is read.
 
     Args:
@@ -52,18 +52,18 @@ class Share:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, Floats]]:
         for first in range(start, len(self), chunk_size):
             begin = self._rows.start + first
             yield first, self._store.read(begin, min(begin + chunk_size, self._rows.stop))
 
-    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def gather(self, indices: NDArray[np.integer[Any]]) -> Floats:
         return self._store.gather(indices + self._rows.start)
 
 
-def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_rows(rows: Floats) -> Floats:
     """(n, D) rows brought to length 1; a row of zeros stays."""
-    lengths: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    lengths: Floats = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     return np.divide(rows, np.maximum(lengths, np.finfo(np.float32).tiny)[:, None], dtype=np.float32)
 
 
@@ -126,15 +126,15 @@ class Source:
         parts = self.reduce.gather(np.array([checksum, len(self.features)]))
         return zlib.crc32(np.concatenate(parts).tobytes())
 
-    def prepare(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def prepare(self, rows: Floats) -> Floats:
         """(n, D) rows of length 1 (cosine), or from the mean of all rows, where float32 is finest (euclidean)."""
         return unit_rows(rows) if self.metric == "cosine" else rows - self._mean
 
-    def restore(self, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    def restore(self, centroids: Floats) -> Floats:
         """Takes centroids of prepared rows back to where the rows are."""
         return centroids + self._mean
 
-    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def gather(self, indices: NDArray[np.int64]) -> Floats:
         """(n, D) prepared rows at ascending `indices` (n,) among those of all processes, on each of them."""
         own = indices[(indices >= self.first_row) & (indices < self.first_row + len(self.features))] - self.first_row
         with in_step(self.reduce):

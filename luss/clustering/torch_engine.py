@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from luss.clustering.engine import CPU_RESIDENT_BYTES, sum_by_cluster
+from luss.clustering.engine import CPU_RESIDENT_BYTES, Engine, Floats, sum_by_cluster
 from luss.errors import LussError
 
 # On a CPU a block of scores should stay in the cache; a GPU wants few, large products.
@@ -24,7 +24,7 @@ class Placed(NamedTuple):
     half_squares: Tensor
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Nearest centroids by a matrix product. Chunks may fill half of a GPU's free memory: passes then need no transfer.
 
     Args:
@@ -50,13 +50,13 @@ class TorchEngine:
         self._block = CPU_BLOCK if self._device.type == "cpu" else _GPU_BLOCK
 
     @torch.no_grad()
-    def place(self, rows: NDArray[np.float32]) -> Placed:
+    def place(self, rows: Floats) -> Placed:
         """The rows on the device."""
         on_device = torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
         return Placed(on_device, 0.5 * torch.linalg.vector_norm(on_device, dim=1).square())
 
     @torch.no_grad()
-    def assign(self, placed: Placed, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def assign(self, placed: Placed, centroids: Floats) -> tuple[NDArray[np.int64], Floats]:
         on_device = torch.from_numpy(np.ascontiguousarray(centroids)).to(self._device)
         # Nearest means largest x.c - |c|^2 / 2: |x|^2 is the same for every centroid and is added after the search.
         offsets = on_device.square().sum(1) * -0.5

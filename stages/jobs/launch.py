@@ -178,8 +178,8 @@ class _Launcher:
 
     def launch(self, step: Step) -> list[Job]:
         """Submits a step."""
-        executor = self._executor(step)
-        calls = self._calls(step)
+        executor, config = self._executor(step), str(self.config.absolute())
+        calls = [StageJob(config, step.stage.name, shards, self.source) for shards in step.tasks or (None,)]
         try:
             with environment_variables(**self._environment()):
                 found = executor.submit_array(calls) if len(calls) > 1 else [executor.submit(calls[0])]
@@ -227,10 +227,6 @@ class _Launcher:
             executor.parameters["map_count"] = len(step.tasks)
         text: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
         return text
-
-    def _calls(self, step: Step) -> list[StageJob]:
-        config = str(self.config.absolute())
-        return [StageJob(config, step.stage.name, shards, self.source) for shards in step.tasks or (None,)]
 
     def _environment(self) -> dict[str, str]:
         """Puts the source first. Python must not look into the working folder before, which may hold the edited one."""

@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from luss.errors import LussError
 from luss.files import read_json, write_json
@@ -112,7 +113,5 @@ def spread(shards: Sequence[int], num_tasks: int) -> list[list[int]]:
         >>> spread([0, 1, 2, 5, 6], 2)
         [[0, 1, 2], [5, 6]]
     """
-    num_tasks = min(num_tasks, len(shards))
-    size, larger = divmod(len(shards), num_tasks) if num_tasks else (0, 0)
-    starts = [task * size + min(task, larger) for task in range(num_tasks + 1)]
-    return [list(shards[start:end]) for start, end in pairwise(starts)]
+    parts = np.array_split(np.array(shards, dtype=int), max(1, min(num_tasks, len(shards))))
+    return [part.tolist() for part in parts if len(part)]

@@ -99,14 +99,9 @@ def on_this_machine(resources: Resources) -> Resources:
     tasks = max(1, gpus) if resources.gpus_per_node else resources.tasks_per_node
     cpus = min(resources.cpus_per_task, max(1, cores // tasks))
     # Tasks of an array all start at once.
-    together = max(1, gpus) if gpus else max(1, cores // cpus)
+    array_max = min(resources.array_max, gpus or max(1, cores // cpus))
     return dataclasses.replace(
-        resources,
-        nodes=1,
-        gpus_per_node=gpus,
-        tasks_per_node=tasks,
-        cpus_per_task=cpus,
-        array_max=min(resources.array_max, together),
+        resources, nodes=1, gpus_per_node=gpus, tasks_per_node=tasks, cpus_per_task=cpus, array_max=array_max
     )
 
 
