@@ -139,11 +139,9 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         """The threshold, where it came from, and what it was chosen by."""
         setting = self.block(context.run).threshold
         if setting == "auto":
-            found = auto_threshold(histogram(store), self.block(context.run).threshold_method)
-            return {
-                "threshold": float(found.value), "source": "auto", "used_labels": False, "method": found.method,
-                "separation": float(found.separation),
-            }  # fmt: skip
+            found = auto_threshold(histogram(store))
+            facts = {"threshold": found.value, "source": "auto", "used_labels": False}
+            return facts | {"method": "otsu", "separation": found.separation}
         if setting == "validation":
             return self.search_threshold(context)
         return {"threshold": float(setting), "source": "given", "used_labels": False}

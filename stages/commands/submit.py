@@ -58,7 +58,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     """Checks, submits and prints a table."""
     run = load_config(options.config, options.words)
-    from stages.jobs.launch import Order, Row, preview, submit
+    from stages.jobs.launch import Row, preview, submit
+    from stages.jobs.plan import Order
     from stages.running.preflight import preflight
 
     console = Console()

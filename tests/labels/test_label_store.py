@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from luss.errors import LussError
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
-from luss.labels.writer import FORMAT_VERSION, shard_path
+from luss.labels.store import LabelStore
+from luss.labels.writer import FORMAT_VERSION, LabelRecord, LabelWriter, shard_path
 
 RANGES = [(0, 3), (3, 6), (6, 8)]
 NUM_CLUSTERS = 919
@@ -103,7 +103,7 @@ def test_a_killed_writer_leaves_no_shard(tmp_path: Path) -> None:
     program = f"""
         import os, signal, numpy as np
         from pathlib import Path
-        from luss.labels.store import LabelRecord, LabelWriter
+        from luss.labels.writer import LabelRecord, LabelWriter
         def records():
             for index in range(1000):
                 if index == 900:
