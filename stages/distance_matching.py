@@ -57,10 +57,7 @@ class DistanceMatching(Stage[DistanceMatchingSettings]):
         bank = _make_bank(context, features, masks)
         found = {"bank": len(bank), **_write_masks(context, features, bank, masks.num_classes)}
         counts = count_splits(
-            context,
-            context.folder / "masks",
-            num_classes=masks.num_classes,
-            workers=context.run.evaluate.workers,
+            context, context.folder / "masks", num_classes=masks.num_classes, workers=context.run.evaluate.workers
         )
         plain, rematched = evaluate_splits(counts, "identity"), evaluate_splits(counts, "hungarian")
         facts = {
@@ -89,11 +86,7 @@ class _Features:
         """Batches with their upsampled last maps (B, L, h, w), not normalised; None where no image of a batch could be read."""
         settings = self.settings
         for batch in resized_batches(
-            manifest,
-            indices,
-            settings,
-            max_pixels=self.context.run.data.max_pixels,
-            multiple=self.backbone.multiple,
+            manifest, indices, settings, max_pixels=self.context.run.data.max_pixels, multiple=self.backbone.multiple
         ):
             if not batch.indices:
                 yield batch, None

@@ -211,10 +211,7 @@ class Trainer:
 
     def _log(self, progress: Progress, output: StepOutput, clock: "_Clock") -> None:
         scalars = {name: processes.mean(value) for name, value in output.scalars.items()}
-        values = {
-            "loss": float(processes.mean(output.loss)),
-            **{k: float(v) for k, v in scalars.items()},
-        }
+        values = {"loss": float(processes.mean(output.loss)), **{k: float(v) for k, v in scalars.items()}}
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"loss is {values['loss']}", progress.step)
         rate, waited = clock.read()

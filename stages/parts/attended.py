@@ -15,9 +15,6 @@ def attended(context: StageContext, start_from: AnyStage, attention: Stage[Pixel
     """
     settings = attention.block(context.run)
     network = load_attended(
-        context.of(start_from),
-        context.of(attention),
-        shared=settings.shared,
-        target_stride=settings.target_stride,
+        context.of(start_from), context.of(attention), shared=settings.shared, target_stride=settings.target_stride
     )
     return network.to(context.device)

@@ -9,12 +9,7 @@ from luss.training.task import Task
 from stages.base import CHECKPOINTS, StageContext
 
 
-def train(
-    context: StageContext,
-    model: Task,
-    dataset: AddressedDataset,
-    settings: TrainSettings,
-) -> int:
+def train(context: StageContext, model: Task, dataset: AddressedDataset, settings: TrainSettings) -> int:
     """Trains a stage's model from its newest checkpoint to the end.
 
     Args:

@@ -94,11 +94,7 @@ class _ShardWork:
         )
         skipped = SkippedFiles(plan.notes.skipped(shard))
         context = StageContext(
-            **vars(self.place),
-            device=self.device,
-            reporter=reporter,
-            skipped=skipped,
-            confirm=self._confirm,
+            **vars(self.place), device=self.device, reporter=reporter, skipped=skipped, confirm=self._confirm
         )
         begin_piece(self.run.seed)
 
