@@ -17,15 +17,7 @@ _KEEP = 2
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint and removes all but the newest two.
-
-    Args:
-        folder: Where checkpoints of one stage live.
-        step: Steps done.
-        state: Tensors and plain containers only.
-
-    Returns:
-        The file.
+    """Writes a checkpoint of tensors and plain containers after `step` steps, and removes all but the newest two; returns its file.
 
     Raises:
         LussError: The disk is full; earlier checkpoints are untouched.

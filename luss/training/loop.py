@@ -202,9 +202,9 @@ class Trainer:
             total += output.loss.detach() / settings.accumulate
         assert output is not None
         self.model.after_backward(progress)
-        clips = settings.optimizer.clip != "none"
+        own = settings.optimizer
         self.precision.step(
-            self.optimizer, clip=(lambda: clip(self.model.parameters(), settings.optimizer)) if clips else None
+            self.optimizer, clip=None if own.clip == "none" else lambda: clip(self.model.parameters(), own)
         )
         self.model.after_step(progress)
         return StepOutput(total, output.scalars)
@@ -215,17 +215,10 @@ class Trainer:
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"loss is {values['loss']}", progress.step)
         rate, waited = clock.read()
-        self.job.reporter.metrics(
-            {
-                "step": progress.step,
-                "epoch": int(progress.epoch),
-                "lr": self.lr,
-                **values,
-                "images_per_second": rate,
-                "data_wait": waited,
-            }
-        )
-        self.job.reporter.advance(self.position.step, images_per_second=rate, data_wait=waited, **values)
+        position = {"step": progress.step, "epoch": int(progress.epoch), "lr": self.lr}
+        speed = {"images_per_second": rate, "data_wait": waited}
+        self.job.reporter.metrics({**position, **values, **speed})
+        self.job.reporter.advance(self.position.step, **speed, **values)
         self.lines.append(values)
         text = "" if self.warned else self.model.warning(self.lines)
         if text:
@@ -312,6 +305,4 @@ def _own_buffers() -> dict[str, Any]:
 
 def _no_sync(model: Any, active: bool) -> Any:
     """Skips gradient exchange for all but the last micro-batch."""
-    if active and isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return contextlib.nullcontext()
+    return model.no_sync() if active and isinstance(model, DistributedDataParallel) else contextlib.nullcontext()

@@ -33,28 +33,19 @@ def build_optimizer(task: Task, settings: TrainSettings) -> torch.optim.Optimize
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for parameter, lr_scale, constant, decays in _treated(task, own):
         adapted = decays or own.decay_norms_and_biases
+        words = {"lr_scale": lr_scale, "constant_lr": constant, "decays": decays}
+        if own.name == "lars":
+            # timm's trust ratios otherwise end where weight decay is 0.
+            words["always_adapt"] = adapted
+        weight_decay = own.weight_decay if decays else 0.0
         group = groups.setdefault(
-            (lr_scale, constant, decays, adapted),
-            {
-                "params": [],
-                "lr_scale": lr_scale,
-                "constant_lr": constant,
-                "decays": decays,
-                "weight_decay": own.weight_decay if decays else 0.0,
-                # timm's trust ratios otherwise end where weight decay is 0.
-                **({"always_adapt": adapted} if own.name == "lars" else {}),
-            },
+            (lr_scale, constant, decays, adapted), {"params": [], "weight_decay": weight_decay, **words}
         )
         group["params"].append(parameter)
     plain = own.name == "sgd" and not (own.nesterov and own.momentum)
     options: dict[str, Any] = {"betas": own.betas} if own.name == "adamw" else {"momentum": own.momentum}
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        list(groups.values()),
-        opt="momentum" if plain else own.name,
-        lr=settings.lr,
-        weight_decay=own.weight_decay,
-        **options,
-    )
+    options |= {"opt": "momentum" if plain else own.name, "lr": settings.lr, "weight_decay": own.weight_decay}
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(list(groups.values()), **options)
     return optimizer
 
 
