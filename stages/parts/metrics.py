@@ -35,13 +35,9 @@ def count_splits(context: StageContext, predictions: Path, *, num_classes: int, 
         if split in layout.masks:
             pairs = _paired(context, split, predictions / split, layout.masks[split])
             context.reporter.start("mask", len(pairs), 0)
+            folders = (predictions / split, layout.masks[split])
             found[split] = count_folders(
-                predictions / split,
-                layout.masks[split],
-                num_classes=num_classes,
-                workers=workers,
-                progress=progress,
-                only=pairs,
+                *folders, num_classes=num_classes, workers=workers, progress=progress, only=pairs
             )
     return found
 

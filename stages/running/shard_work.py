@@ -1,7 +1,6 @@
 """Making single shards of a stage, beside other processes that make others."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from luss.errors import LussError
 from luss.files import read_json
 from luss.progress import Interrupted, StopFlag
 from luss.settings import RunSettings
-from stages.base import AnyStage, StageContext, StagePlace
+from stages.base import AnyStage, StageContext
 from stages.pipeline import STAGES
 from stages.running.console import ConsoleReporter, duration
 from stages.running.folder import StageFolder
@@ -55,23 +54,17 @@ def run_shards(run: RunSettings, stage: AnyStage, shards: Sequence[int], console
                 work.make(shard)
 
 
-@dataclass
 class _ShardWork:
     """What the shards that one process makes have in common: the network is loaded once."""
 
-    run: RunSettings
-    stage: ShardedStage[Any]
-    device: torch.device
-    stop: StopFlag
-    console: Console
-    place: StagePlace = field(init=False)
-    files: StageFolder = field(init=False)
-    maker: Maker | None = None
-    start_id: str = ""
-
-    def __post_init__(self) -> None:
-        self.place = States(self.run).place(self.stage, self.stop)
-        self.files = StageFolder(self.stage, self.place)
+    def __init__(
+        self, run: RunSettings, stage: ShardedStage[Any], device: torch.device, stop: StopFlag, console: Console
+    ) -> None:
+        self.run, self.stage, self.device, self.stop, self.console = run, stage, device, stop, console
+        self.place = States(run).place(stage, stop)
+        self.files = StageFolder(stage, self.place)
+        self.maker: Maker | None = None
+        self.start_id = ""
 
     def make(self, shard: int) -> None:
         """Makes one shard, whose lock is held, unless it is there."""
