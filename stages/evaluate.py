@@ -23,7 +23,7 @@ class Evaluate(Stage[EvaluateSettings | SemiEvaluateSettings]):
     def __init__(
         self, name: str, block: BlockOf[EvaluateSettings | SemiEvaluateSettings], masks: Predict, *, protocol: str
     ) -> None:
-        """As `Stage`; `masks` has predicted the ids, which are categories where the block has no `matching`; `protocol` is for who reads."""
+        """As `Stage`; `masks` predicted the ids: categories where the block has no `matching`. `protocol`: its name, for who reads the numbers."""
         super().__init__(name, block, masks)
         self.masks, self.protocol = masks, protocol
 

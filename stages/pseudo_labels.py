@@ -14,7 +14,7 @@ from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.data.imagenet_s import mask_path, read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
-from luss.data.resized import ResizedBatch, resized_batches
+from luss.data.resized import resized_batches
 from luss.errors import LussError
 from luss.files import replacing, write_json
 from luss.labels.layers import current_layer
@@ -22,7 +22,6 @@ from luss.labels.source import LabelSource
 from luss.labels.store import LabelStore
 from luss.labels.threshold import auto_threshold, histogram
 from luss.labels.writer import LabelRecord, LabelWriter, shard_path
-from luss.models.attended import AttendedBackbone
 from luss.report.contact_sheet import cluster_sheet
 from luss.settings import PseudoLabelsSettings, RunSettings
 from luss.training.precision import Precision
@@ -166,6 +165,8 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         unit = F.normalize(torch.from_numpy(centroids), dim=1).to(context.device)
         precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
         limit, multiple = context.run.data.max_pixels, network.backbone.multiple
+        centre = self.attention.block(context.run).saliency.centre
+        shares = {"image_weight": settings.image_weight, "saliency": settings.saliency, "centre": centre}
 
         def make(shard: int) -> Iterator[Batch]:
             records: dict[int, LabelRecord] = {}
@@ -176,37 +177,18 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
                     if assignments is not None:
                         clusters = assignments[np.array(batch.indices)].astype(np.int64)
                         own = torch.from_numpy(clusters).to(context.device)
+                    images = network.backbone.normalise(batch.images)
                     with precision.autocast():
-                        maps = self._label_batch(context, network, unit, batch, own)
-                    for index, ids, strength in zip(batch.indices, *maps, strict=True):
+                        labels, attention = network.label(images, unit, image_clusters=own, **shares)
+                    ids = labels.cpu().numpy().astype(np.uint16)
+                    strengths = np.rint(attention.float().cpu().numpy() * 255).astype(np.uint8)
+                    for index, own_ids, strength in zip(batch.indices, ids, strengths, strict=True):
                         width, height = plan.manifest.size(index)
-                        records[index] = LabelRecord(plan.manifest.name(index), (height, width), ids, strength)
+                        records[index] = LabelRecord(plan.manifest.name(index), (height, width), own_ids, strength)
                 yield Batch.of(batch)
             plan.writer.write_shard(shard, (records[index] for index in sorted(records)))
 
         return make
-
-    def _label_batch(
-        self,
-        context: StageContext,
-        network: AttendedBackbone,
-        centroids: torch.Tensor,
-        batch: ResizedBatch,
-        own: torch.Tensor | None,
-    ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-        """Cluster ids 1..C and attention (0..255) of a batch, (B, h, w) each."""
-        settings = self.block(context.run)
-        images = network.backbone.normalise(batch.images)
-        labels, attention = network.label(
-            images,
-            centroids,
-            image_clusters=own,
-            image_weight=settings.image_weight,
-            saliency=settings.saliency,
-            centre=self.attention.block(context.run).saliency.centre,
-        )
-        strength = np.rint(attention.float().cpu().numpy() * 255).astype(np.uint8)
-        return labels.cpu().numpy().astype(np.uint16), strength
 
 
 def _loader(manifest: Manifest, store: LabelStore) -> Any:

@@ -60,11 +60,7 @@ def save_backbone(folder: Path, backbone: Backbone, weights: dict[str, Tensor], 
 
 
 def load_backbone(folder: Path, *, output_stride: int = 0) -> Backbone:
-    """Reads what `save_backbone` wrote.
-
-    Args:
-        folder: Holds the two files.
-        output_stride: Another stride than it was trained with; 0 = the same.
+    """Reads what `save_backbone` wrote; `output_stride`: another one than it was trained with, 0 = the same.
 
     Raises:
         LussError: A file is missing, damaged, or does not fit the other.
@@ -116,9 +112,10 @@ def load_segmenter(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
     description = read_description(folder)
     backbone = _built(description, folder / CONFIG_NAME)
     try:
-        network = SegmentationNetwork(backbone, int(description["num_clusters"]))
+        num_clusters = int(description["num_clusters"])
     except (KeyError, TypeError, ValueError) as error:
         raise _edited(folder / CONFIG_NAME, error) from error
+    network = SegmentationNetwork(backbone, num_clusters)
     tensors = load_tensors(folder / WEIGHTS_NAME)
     backbone.load(below("backbone.", tensors))
     try:
@@ -167,11 +164,7 @@ def decoding_entries(settings: PredictSettings) -> dict[str, Any]:
 
 
 def decoding_settings(description: Mapping[str, Any], *, source: Path) -> PredictSettings:
-    """The settings of a prediction by a model: those its `config.json` holds, else the defaults.
-
-    Args:
-        description: Content of `config.json`.
-        source: That file, for errors.
+    """The settings of a prediction by a model: those that its `config.json`, the file `source`, holds, else the defaults.
 
     Raises:
         LussError: An entry cannot be.

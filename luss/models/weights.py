@@ -92,9 +92,8 @@ def initialise(backbone: Backbone, weights: str) -> LoadedWeights:
     needed = [name for name in own if not name.endswith(_COUNTER)]
     missing = [name for name in needed if name not in found]
     other_shape = [name for name in needed if name in found and name not in fitting]
-    unused = [name for name in given if not name.startswith(prefix)] + [
-        prefix + name for name in found if name not in own
-    ]
+    unused = [name for name in given if not name.startswith(prefix)]
+    unused += [prefix + name for name in found if name not in own]
     result = LoadedWeights(weights, prefix, missing, other_shape, unused)
     _check_fit(backbone, result, own, fitting)
     backbone.model.load_state_dict(fitting, strict=False)

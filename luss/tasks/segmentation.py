@@ -43,13 +43,7 @@ class LabelledCrops(Dataset[dict[str, Any]]):
     def __init__(
         self, image_root: Path, store: LabelSource, settings: FinetuneSettings, *, seed: int, max_pixels: int
     ) -> None:
-        """Args:
-        image_root: The folder that the labels' names are relative to.
-        store: The labels; images without them (unreadable when maps were made) are left out.
-        settings: The finetune block.
-        seed: Of the run.
-        max_pixels: Larger images are unreadable.
-        """
+        """The images of `store`, whose names are relative to `image_root`; those without labels (unreadable when they were made) are left out."""
         self.image_root, self.max_pixels = image_root, max_pixels
         self.store, self.settings, self.seed = store, settings, seed
         self.label_side = settings.size // settings.label_stride

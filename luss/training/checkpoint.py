@@ -24,21 +24,17 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """
     path = folder / f"step-{step:09d}.pt"
     with replacing(path) as temporary:
-        _write(temporary, state)
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:
+            # torch covers the system's error (a full disk) by one about its archive's inner positions.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
     for old in checkpoints(folder)[:-_KEEP]:
         old.unlink()
     return path
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    try:
-        with open(path, "wb") as file:
-            torch.save(state, file)
-    except RuntimeError as error:
-        # torch covers the system's error (a full disk) by one about its archive's inner positions.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from error
-        raise
 
 
 def checkpoints(folder: Path) -> list[Path]:

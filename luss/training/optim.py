@@ -90,13 +90,9 @@ def set_schedules(optimizer: torch.optim.Optimizer, settings: TrainSettings, pro
         The training's rate: that of a group with `lr_scale` 1.
     """
     own, peak = settings.optimizer, scaled_lr(settings)
-    lr = lr_at(
-        progress.step,
-        num_steps=progress.num_steps,
-        warmup_steps=round(settings.warmup_epochs * progress.steps_per_epoch),
-        peak=peak,
-        final=settings.final_lr * settings.batch_size / settings.lr_batch_size,
-    )
+    final = settings.final_lr * settings.batch_size / settings.lr_batch_size
+    warmup = round(settings.warmup_epochs * progress.steps_per_epoch)
+    lr = lr_at(progress.step, num_steps=progress.num_steps, warmup_steps=warmup, peak=peak, final=final)
     weight_decay = own.weight_decay
     if own.final_weight_decay is not None:
         weight_decay = cosine(progress, own.weight_decay, own.final_weight_decay)

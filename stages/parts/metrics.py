@@ -91,8 +91,5 @@ def write_metrics(context: StageContext, metrics: Mapping[str, Metrics], facts: 
 
 def figures(metrics: Mapping[str, Metrics]) -> dict[str, float]:
     """The numbers of a stage's record: the main metrics of every split, in percent."""
-    return {
-        f"{split} {name}": float(getattr(each, name))
-        for split, each in metrics.items()
-        for name in ("miou", "image_accuracy", "f_measure")
-    }
+    names = ("miou", "image_accuracy", "f_measure")
+    return {f"{split} {name}": float(getattr(each, name)) for split, each in metrics.items() for name in names}

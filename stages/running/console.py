@@ -40,13 +40,15 @@ class ConsoleReporter:
         quiet: bool = False,
         progress: Path | None = None,
     ) -> None:
-        """Args:
-        stage: Its name, for the screen.
-        folder: The stage's folder.
-        console: Where to print; None = standard output.
-        seconds_before: Work time of earlier tries.
-        quiet: Write nothing at all, as on all ranks but the first.
-        progress: Where the position is kept; None = `progress.json` in the folder.
+        """Begins the log.
+
+        Args:
+            stage: Its name, for the screen.
+            folder: The stage's folder.
+            console: Where to print; None = standard output.
+            seconds_before: Work time of earlier tries.
+            quiet: Write nothing at all, as on all ranks but the first.
+            progress: Where the position is kept; None = `progress.json` in the folder.
         """
         self.stage, self.folder, self.quiet = stage, folder, quiet
         self.progress = progress or folder / PROGRESS

@@ -99,11 +99,8 @@ def _check_num_clusters(run: RunSettings, num_categories: int, console: Console)
             "evaluate nothing with data.evaluate=[] and a threshold without masks"
         )
     if num_categories != run.cluster.num_clusters:
-        _warn(
-            console,
-            f"the data has {num_categories} categories but cluster.num_clusters is {run.cluster.num_clusters}: "
-            "the benchmark compares equal numbers",
-        )
+        found = f"the data has {num_categories} categories but cluster.num_clusters is {run.cluster.num_clusters}"
+        _warn(console, f"{found}: the benchmark compares equal numbers")
 
 
 def _check_engines(run: RunSettings) -> None:

@@ -28,12 +28,6 @@ def run_shards(run: RunSettings, stage: AnyStage, shards: Sequence[int], console
 
     The stage is done when `run_stages` has joined the shards. A shard that is on disk already is left alone.
 
-    Args:
-        run: Settings.
-        stage: A sharded one.
-        shards: Numbers, 0 <= shard < their number.
-        console: Where to print.
-
     Raises:
         LussError: There is no such shard; what the stage needs is not done; the stage is stale; another living process makes
             the shard or runs the stage; too many images cannot be read; the disk is full.
@@ -78,12 +72,9 @@ class _ShardWork:
             self.console.print(f"{name}: shard {shard} of {total} is there", highlight=False)
             return
         progress = plan.notes.path(shard, ".progress.json")
+        title, seconds = f"{name} shard {shard}", float(read_json(progress)["seconds"]) if progress.is_file() else 0.0
         reporter = ConsoleReporter(
-            f"{name} shard {shard}",
-            self.place.folder,
-            console=self.console,
-            seconds_before=float(read_json(progress)["seconds"]) if progress.is_file() else 0.0,
-            progress=progress,
+            title, self.place.folder, console=self.console, seconds_before=seconds, progress=progress
         )
         skipped = SkippedFiles(plan.notes.skipped(shard))
         context = StageContext(
