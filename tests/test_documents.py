@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from luss.config import all_keys, load_config
+from luss.export import FORMATS, PREDICTED
 from luss.methods.pass_s import PassSSettings
 from luss.settings import PretrainSettings, ResourceSettings, RunSettings
 from stages import cli
@@ -214,6 +216,26 @@ def test_files_of_the_repository_that_a_document_names_exist(name: str) -> None:
         and not re.search(r"[A-Z]{3}|barlow_twins|plain_cnn", span)
     }  # fmt: skip
     assert not {file for file in files if not (ROOT / file).is_file()}
+
+
+def test_the_table_of_what_the_published_code_does_otherwise_has_the_values_of_both() -> None:
+    table = DOCUMENTS["README.md"].partition("| setting | default | the published code |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| `(\w+)`.* \| `(\w+)`.* \|$", table, re.M)
+    assert len(rows) == table.count("\n") - 1
+    published = load_config(ROOT / "configs" / "objects27_cpu_published.yaml")
+    for run, column in ((RunSettings(name="x", pretrain=PretrainSettings(method=PassSSettings())), 1), (published, 2)):
+        for row in rows:
+            assert str(reduce(getattr, row[0].split("."), run)).lower() == row[column], row[0]
+
+
+def test_every_format_is_in_the_table_of_commands() -> None:
+    export, predict = (
+        re.search(rf"^\| `luss {name} .*", DOCUMENTS["README.md"], re.M)[0].split(" | ", 1)[1]
+        for name in ("export", "predict")
+    )
+    spans = re.findall(r"`([a-z -]+)`", export.partition("([docs")[0])
+    assert {word for span in spans for word in span.split()} == set(FORMATS)
+    assert f"`--format {' '.join(PREDICTED)}`" in predict
 
 
 @pytest.fixture(scope="module")
