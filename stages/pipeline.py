@@ -14,14 +14,14 @@ from stages.extract_features import ExtractFeatures
 from stages.finetune import Finetune
 from stages.manifest import ManifestStage
 from stages.parts.train_semi import TrainSemi
-from stages.pixel_attention import PixelAttentionStage
+from stages.pixel_attention import PixelAttentionStage, attention_settings
 from stages.predict import Predict
 from stages.pretrain import Pretrain
 from stages.pseudo_labels import PseudoLabelsStage
 
 MANIFEST = ManifestStage("manifest", lambda run: run.data)
 PRETRAIN = Pretrain("pretrain", lambda run: run.pretrain, MANIFEST)
-ATTENTION = PixelAttentionStage("pixel_attention", lambda run: run.pixel_attention, MANIFEST, PRETRAIN)
+ATTENTION = PixelAttentionStage("pixel_attention", attention_settings, MANIFEST, PRETRAIN)
 FEATURES = ExtractFeatures("extract_features", lambda run: run.extract_features, MANIFEST, ATTENTION)
 CLUSTERS = Cluster("cluster", lambda run: run.cluster, MANIFEST, FEATURES)
 LABELS = PseudoLabelsStage("pseudo_labels", lambda run: run.pseudo_labels, MANIFEST, ATTENTION, CLUSTERS)

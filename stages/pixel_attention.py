@@ -6,11 +6,23 @@ from luss import processes
 from luss.data.views import ViewDataset
 from luss.methods.saved import load_heads
 from luss.models.io import load_backbone, save_backbone, save_tensors
-from luss.settings import PixelAttentionSettings, ViewSettings, no_colours
+from luss.settings import PixelAttentionSettings, RunSettings, ViewSettings, no_colours
 from luss.tasks.attention import AttentionTask, attention_clustering
 from stages.base import AnyStage, BlockOf, Stage, StageContext
 from stages.parts.images import train_manifest
 from stages.parts.training import train
+
+
+def attention_settings(run: RunSettings) -> PixelAttentionSettings:
+    """The settings of the stage; those of no training where nothing of what it learns would be read.
+
+    That is where clusters come from layout descriptors, each image has one cluster, and its mask is its border saliency.
+    """
+    given, labels = run.pixel_attention, run.pseudo_labels
+    if not (run.cluster.layout_dim and labels.image_weight == 1 and labels.saliency == 1):
+        return given
+    # Defaults for all else: what cannot change a result makes nothing stale.
+    return PixelAttentionSettings(epochs=0, shared=given.shared, target_stride=given.target_stride)
 
 
 class PixelAttentionStage(Stage[PixelAttentionSettings]):
@@ -30,6 +42,11 @@ class PixelAttentionStage(Stage[PixelAttentionSettings]):
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
         run, settings = context.run, self.block(context.run)
+        if run.pixel_attention.epochs and not settings.epochs:
+            context.reporter.message(
+                "the attention is not trained: nothing reads it where cluster.layout_dim is set and pseudo_labels.image_weight and "
+                "pseudo_labels.saliency are 1"
+            )
         backbone = load_backbone(context.of(self.start_from))
         head = load_heads(context.of(self.start_from))
         pretrained = None

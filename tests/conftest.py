@@ -1,1 +1,1 @@
-"""Makes `fork_server` and `tiny_run` importable from every folder of tests."""
+"""Makes the helper modules that lie here importable from every folder of tests."""

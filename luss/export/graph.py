@@ -17,6 +17,7 @@ from luss.data.resized import nearest_multiple
 from luss.errors import LussError
 from luss.export.formats import ExportRequest, FileFormat
 from luss.files import write_json
+from luss.models.convolutional import has_final_norm
 from luss.models.io import WEIGHTS_NAME, decoding_entries, sha256_of
 from luss.models.segmenter import SegmentationNetwork, object_logits
 from luss.settings import PredictSettings
@@ -79,17 +80,18 @@ def trace(network: SegmentationNetwork, settings: PredictSettings) -> Graph:
     """
     module = DecodedSegmenter(network, settings).eval()
     backbone = network.backbone
-    # torch takes a map of one position for another program, so the smallest image has two.
-    smallest_side = nearest_multiple(backbone.stride + backbone.multiple, backbone.multiple)
+    batch, colours, *sides = _EXAMPLE
     rows, columns = (
         Dim.DYNAMIC if backbone.multiple == 1 else backbone.multiple * Dim(side, min=2) for side in ("rows", "columns")
     )
     free = {INPUT: {0: Dim.DYNAMIC, 2: rows, 3: columns}}
-    batch, colours, *sides = _EXAMPLE
-    height, width = (backbone.nearest_side(side) for side in sides)
+    # torch takes a map of one position for another program, so the smallest image has two.
+    smallest_side = nearest_multiple(backbone.stride + backbone.multiple, backbone.multiple)
     with quiet_tracing(), _whole_number_padding(), torch.no_grad():
         try:
-            example = (batch, colours, height, width)
+            if has_final_norm(backbone.model) and not backbone.patch:
+                raise NotImplementedError("windows of attention over a free size take torch minutes to trace")
+            example = (batch, colours, backbone.nearest_side(sides[0]), backbone.nearest_side(sides[1]))
             program = torch.export.export(module, (torch.zeros(example),), dynamic_shapes=free)
             return Graph(program, True, smallest_side, example)
         except Exception:

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 # Ends the help of every command that takes settings.
 KEY_VALUE = """key=value sets one setting and wins over the file: the key is its dotted name, block first; of two words for one key the later wins.
@@ -29,12 +29,25 @@ class Command(Protocol):
         ...
 
 
+class _FileAndWords(argparse.Action):
+    """Takes the file out of the words, among which it may stand anywhere."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        words = [namespace.config, *values]
+        namespace.config = next((word for word in words if "=" not in word), words[0])
+        words.remove(namespace.config)
+        namespace.config, namespace.words = Path(namespace.config), words
+
+
 def config_arguments(parser: argparse.ArgumentParser) -> None:
-    """`CONFIG.yaml key=value ...`; options may stand anywhere between them."""
-    parser.add_argument("config", type=Path, help="YAML file, such as configs/demo.yaml")
+    """`CONFIG.yaml key=value ...`, in any order; options may stand anywhere between them."""
+    parser.add_argument("config", help="YAML file, such as configs/demo.yaml")
     parser.add_argument(
-        "words", nargs="*", metavar="key=value", help="settings that win over the file, such as pretrain.epochs=10"
-    )
+        "words", nargs="*", action=_FileAndWords, metavar="key=value",
+        help="settings that win over the file, such as pretrain.epochs=10",
+    )  # fmt: skip
 
 
 def run_argument(parser: argparse.ArgumentParser) -> None:

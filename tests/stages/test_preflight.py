@@ -4,13 +4,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from running import Launcher
 from tiny_run import write_tiny_config
 
 from luss.config import load_config
 from luss.errors import LussError
 from stages.parts.images import list_name
-from stages.running.preflight import check_processes, check_sizes
+from stages.running.preflight import check_processes, check_sizes, preflight
 
 
 def refused(luss: Launcher, config: Path, run: Path, *words: str) -> str:
@@ -57,14 +58,55 @@ def test_the_nearest_split_is_named(luss: Launcher, config: Path, shapes_folder:
 def test_faiss_that_is_not_installed_is_told_before_anything_runs(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rich.console import Console
-
-    from stages.running.preflight import preflight
-
     monkeypatch.setattr("stages.running.preflight.faiss_is_installed", lambda: False)
     preflight(load_config(config, [f"output={tmp_path}", "cluster.engine=torch"]), Console())
     with pytest.raises(LussError, match=r"cluster\.engine is faiss, which is not installed"):
         preflight(load_config(config, [f"output={tmp_path}", "cluster.engine=faiss"]), Console())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pretrain.backbone.name=test_vit", "finetune.size=56"], r"finetune\.size is 56, but test_vit takes sides .* 16: set 64"),
+        (["pretrain.backbone.name=test_vit", "finetune.size=64", "finetune.output_stride=8"], r"finetune\.output_stride=8: test_vit"),
+        (["pretrain.backbone.name=test_coatnet"], r"pseudo_labels takes images of any aspect, but test_coatnet those of 160 x 160"),
+        (["pretrain.backbone.name=levit_128s", "extract_features.layout_stages=[4]"], "levit_128s|pseudo_labels takes images"),
+    ],
+)  # fmt: skip
+def test_sizes_that_a_network_does_not_take_are_refused(
+    config: Path, shapes_folder: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    fitting = [
+        "pretrain.method.global_views.size=32",
+        "pretrain.method.local_views.size=16",
+        "pixel_attention.views.size=32",
+    ]
+    run = load_config(config, [f"output={tmp_path}", f"data.root={shapes_folder}", *fitting, *words])
+    with pytest.raises(LussError, match=message):
+        preflight(run, Console())
+
+
+def test_sizes_of_whole_images_that_are_rounded_are_said_once(
+    config: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    sizes = [
+        "pretrain.method.global_views.size=32",
+        "pretrain.method.local_views.size=16",
+        "pixel_attention.views.size=32",
+    ]
+    words = [
+        *sizes,
+        "finetune.size=32",
+        "finetune.output_stride=0",
+        "predict.short_side=70",
+        "pretrain.backbone.name=test_vit",
+    ]
+    run = load_config(config, [f"output={tmp_path}", f"data.root={shapes_folder}", *words])
+    console = Console(record=True, width=400)
+    preflight(run, console)
+    said = console.export_text()
+    assert said.count("predict.short_side is 70, but test_vit takes multiples of 16: images get 64 pixels") == 1
+    assert "finetune.size" not in said
 
 
 def test_the_sizes_of_a_finished_listing_are_checked_for_single_stages_too(

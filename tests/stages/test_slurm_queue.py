@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from luss.errors import LussError
-from stages.base import StageState
 from stages.jobs.queue import QueueView, TaskState, next_step, parse_sacct, parse_squeue, summary, task_states
 from stages.jobs.records import Job, StageJobs, log_files, read_jobs, spread, write_jobs
+from stages.running.state import StageState
 
 SQUEUE = """\
 6_2|PENDING|JobArrayTaskLimit|0||

@@ -309,7 +309,7 @@ def test_a_copy_of_the_source_is_kept_and_comes_first(
     job = numbers(submitted(order(until="pretrain")))["pretrain"][0]
     text = slurm.jobs()[job]
     copy = listed / "code" / source.source_hash()
-    assert (copy / "stages" / "launch.py").read_bytes() == Path(launch.__file__).read_bytes()
+    assert (copy / "stages" / "jobs" / "launch.py").read_bytes() == Path(launch.__file__).read_bytes()
     assert (copy / "luss" / "settings.py").is_file()
     assert not list(copy.rglob("__pycache__"))
     assert f"export PYTHONPATH={copy}" in text
