@@ -228,6 +228,27 @@ def test_the_table_of_what_the_published_code_does_otherwise_has_the_values_of_b
             assert str(reduce(getattr, row[0].split("."), run)).lower() == row[column], row[0]
 
 
+ROWS = re.findall(
+    r"^\| `(luss \w+).*` \| (.*) \|$", DOCUMENTS["README.md"].partition("### Commands")[2].partition("\n###")[0], re.M
+)
+
+
+@pytest.mark.parametrize(("command", "what"), ROWS, ids=lambda value: str(value)[:20])
+def test_the_options_beside_a_command_are_its_own(
+    command: str, what: str, told: Told, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told([*command.split(), "--help"]) == 0
+    own = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert {option for span in re.findall(r"`(--[^`]+)`", what) for option in re.findall(r"--[\w-]+", span)} <= own
+
+
+def test_every_command_has_a_row_or_stands_in_one() -> None:
+    assert {command for _, span in SPANS for command in cli.COMMANDS if span.startswith(f"luss {command}")} == set(
+        cli.COMMANDS
+    )
+    assert len(ROWS) >= len(cli.COMMANDS) - 2
+
+
 def test_every_format_is_in_the_table_of_commands() -> None:
     export, predict = (
         re.search(rf"^\| `luss {name} .*", DOCUMENTS["README.md"], re.M)[0].split(" | ", 1)[1]
