@@ -17,6 +17,7 @@ from stages.base import fingerprint
 from stages.pipeline import PROTOCOLS, STAGES
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+LEARNERS = sorted((Path(__file__).parents[1] / "configs" / "methods").glob("*.yaml"))
 ORDER = [stage.name for stage in PROTOCOLS["unsupervised"].stages]
 SEMI = ("semi_finetune", "semi_predict", "semi_evaluate")
 MINIMAL = "name: trial\ndata: {root: photos}\n"
@@ -444,3 +445,19 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     # A file for data that everybody keeps elsewhere may leave the root to a word.
     words = [] if "root" in content.get("data", {}) else ["data.root=photos"]
     assert load_config(path, words).name == content["name"]
+
+
+@pytest.mark.parametrize("path", LEARNERS, ids=lambda path: path.stem)
+def test_every_shipped_learner_is_laid_over_a_run_and_changes_the_learner_alone(path: Path) -> None:
+    base = next(each for each in CONFIGS if each.stem == "objects27_cpu")
+    run, found = load_config(base), load_config(base, [str(path)])
+    assert found.pretrain.method.name == path.stem
+    run.pretrain.method = found.pretrain.method
+    assert found == run
+
+
+def test_the_learner_of_the_configuration_for_laptops_is_shipped_alone_too() -> None:
+    base = next(each for each in CONFIGS if each.stem == "objects27_cpu")
+    method = next(each for each in LEARNERS if each.stem == "pass_s")
+    assert load_config(base, [str(method)]) == load_config(base)
+    assert {path.stem for path in LEARNERS} >= {"swav", "pass_s"}

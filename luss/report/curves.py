@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MAX_POINTS = 240
-# As `luss.methods.collapse` warns.
+# As `luss.methods.health` warns.
 COLLAPSED_RANK = 2.0
 COLLAPSED_SHARE = 0.05
 HEALTH = ("feature_rank", "used_prototypes", "code_entropy", "prediction_entropy")
