@@ -18,7 +18,7 @@ from luss.data.images import UnreadableImage
 from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
-from luss.labels.layers import Edits
+from luss.labels.layers import Edits, read_edits
 from luss.labels.store import LabelStore
 from luss.labels.writer import LabelRecord, LabelWriter
 from luss.models.build import build_backbone
