@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, read_image, read_size
+from luss.data.names import inside
 from luss.data.skipped import SkippedFiles, escape_path, unescape_path
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
@@ -191,7 +192,7 @@ class Manifest:
 
     def name(self, index: int) -> str:
         """The image's path below `image_root`, with forward slashes."""
-        return unescape_path(self._row(index)[3].decode())
+        return inside(unescape_path(self._row(index)[3].decode()), self.folder)
 
     def path(self, index: int) -> Path:
         """The image's file."""
@@ -209,7 +210,7 @@ class Manifest:
 
     def names(self) -> Iterator[str]:
         """All names in the order of the ids."""
-        return (unescape_path(row[3].decode()) for row in self._rows())
+        return (inside(unescape_path(row[3].decode()), self.folder) for row in self._rows())
 
     def digest(self, count: int) -> str:
         """Stands for the first `count` images: their names and sizes in order. Reads their lines, some 60 bytes an image."""
