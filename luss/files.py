@@ -17,6 +17,9 @@ from typing import Any
 from luss.errors import LussError
 
 TEMPORARY_SUFFIX = ".partial"
+# The only way to learn it is to set it, which threads that create files would see: once, at import.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
 
 
 @contextlib.contextmanager
@@ -34,6 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        # Some libraries write for their user alone (safetensors: 0600): on a shared disk others read a run, as the umask allows.
+        with contextlib.suppress(PermissionError):
+            os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException as error:
         full = is_disk_full(error) or (_is_unexplained(error) and _cannot_grow(temporary))

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, is_image, read_image, read_size
+from luss.data.names import inside
 from luss.data.skipped import SkippedFiles, escape_path, unescape_path
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
@@ -184,7 +185,7 @@ class Manifest:
 
     def name(self, index: int) -> str:
         """The image's path below `image_root`, with forward slashes."""
-        return unescape_path(self._row(index)[3].decode())
+        return inside(unescape_path(self._row(index)[3].decode()), self.folder)
 
     def path(self, index: int) -> Path:
         """The image's file."""
@@ -202,7 +203,7 @@ class Manifest:
         # Not table.readline(): its position is shared by all iterators and threads.
         while start < len(table):
             end = table.find(b"\n", start)
-            yield unescape_path(table[start:end].split(b"\t")[3].decode())
+            yield inside(unescape_path(table[start:end].split(b"\t")[3].decode()), self.folder)
             start = end + 1
 
     def digest(self, count: int) -> str:

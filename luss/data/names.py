@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from luss.errors import LussError
+
 
 def name_hash(name: str) -> int:
     """Eight bytes that stand for a name, in 0..2**64 - 1: the same on every machine; bytes that are not UTF-8 come as surrogates (PEP 383)."""
@@ -23,6 +25,23 @@ def repeated(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The hashes that occur more than once, ascending."""
     values, counts = np.unique(hashes, return_counts=True)
     return values[counts > 1]
+
+
+def inside(name: str, source: object) -> str:
+    """The name, which a file from a stranger has: one that leads out of its folder would be read or written anywhere.
+
+    Args:
+        name: A path below a folder, with forward slashes.
+        source: Where it stands, for the message.
+
+    Raises:
+        LussError: It is absolute, or has a part `..`.
+    """
+    if name[:1] == "/" or (".." in name and ".." in name.split("/")):
+        raise LussError(
+            f"{source} names the image {name!r}, which leads out of its folder: luss writes no such names, do not trust it"
+        )
+    return name
 
 
 class NameIndex:

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from luss.data.names import NameIndex
+from luss.data.names import NameIndex, inside
 from luss.errors import LussError
 from luss.labels.layers import FOLDER, Layers, cluster_names
 from luss.labels.sampling import centres, sample
@@ -149,7 +149,7 @@ class LabelStore:
         """The image's path relative to the data root; bytes that are not UTF-8 come back as surrogate escapes."""
         shard, row = self._locate(index)
         with _reporting(shard.path):
-            return str(shard.names[row].decode("utf-8", "surrogateescape"))
+            return inside(str(shard.names[row].decode("utf-8", "surrogateescape")), shard.path)
 
     def index_of(self, name: str) -> int:
         """The index of the image called `name`. The first call reads all names once and keeps 16 bytes an image.

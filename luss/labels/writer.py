@@ -267,4 +267,12 @@ def _write_index(file: h5py.File, folder: Path, num_shards: int) -> None:
                 source_name = shard_path(folder, shard).name
                 layout[first : first + length[name]] = h5py.VirtualSource(source_name, name, (length[name],), dtype)
             first += length[name]
-        file.create_virtual_dataset(name, layout)
+        _create_virtual(file, name, layout, dtype)
+
+
+def _create_virtual(file: h5py.File, name: str, layout: h5py.VirtualLayout, dtype: Any) -> None:
+    """As `create_virtual_dataset`, which writes down the time: equal labels shall be equal files."""
+    properties = layout.dcpl
+    properties.set_obj_track_times(False)
+    kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+    h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(layout.shape), dcpl=properties)

@@ -15,11 +15,10 @@ class ConvBackbone(Backbone):
         super().__init__(name, model, **facts)
         # A layer norm between the last stage and the classifier belongs to the map: so in transformers of stages. The batch norms that some
         # convolutional networks end with are no part of their maps (timm's own rule, `features_only`).
-        self._options = {"norm": True} if isinstance(getattr(model, "norm", None), nn.LayerNorm) else {}
+        self.has_final_norm = isinstance(getattr(model, "norm", None), nn.LayerNorm)
 
     def forward(self, images: Tensor) -> Features:
         """(B, 3, H, W) normalised -> maps (B, channels[s], about H / strides[s], W / strides[s]), shallow to deep, without a token."""
-        indices = len(self.channels)
-        return Features(
-            tuple(self.model.forward_intermediates(images, indices=indices, intermediates_only=True, **self._options))
-        )
+        options: dict[str, Any] = {"norm": True} if self.has_final_norm else {}
+        maps = self.model.forward_intermediates(images, indices=len(self.channels), intermediates_only=True, **options)
+        return Features(tuple(maps))
