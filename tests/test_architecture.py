@@ -44,19 +44,34 @@ def inside(folder: str) -> set[str]:
 
 
 MODULES = {name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name in TREES}
-ARROWS = {module: (imported(name) & set(MODULES)) - {module} for module, name in MODULES.items()}
+
+
+def _modules(names: set[str]) -> set[str]:
+    """The modules among imported names; `from luss import files` is an import of luss.files, whose package comes with every module."""
+    return {
+        name for name in names & set(MODULES) if not any(f"{name}.{part}" in MODULES for part in _parts(name, names))
+    }
+
+
+def _parts(package: str, names: set[str]) -> set[str]:
+    return {name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}.")}
+
+
+ARROWS = {module: _modules(imported(name)) - {module} for module, name in MODULES.items()}
 """The modules that a module imports, those inside functions and for type checkers included."""
 
 # A room may import those before its floor, and none beside it.
 LIBRARY_FLOORS: tuple[set[str], ...] = (
-    {"errors", "progress", "settings", "compat", "losses"},
-    {"device", "files", "reduce", "validation"},
-    {"config", "data", "clustering", "features"},
-    {"labels", "models"},
-    {"methods", "benchmark"},
-    {"training", "report"},
-    {"predict"},
-    {"segmenter", "export"},
+    {"errors", "progress", "settings", "compat", "liveness"},
+    {"device", "files", "peers"},
+    {"processes"},
+    {"data", "losses", "features"},
+    {"clustering", "training", "labels"},
+    {"models", "benchmark"},
+    {"methods", "report", "predict"},
+    {"tasks", "config"},
+    {"segmenter"},
+    {"export"},
     # The names that a notebook finds in the package itself.
     {""},
 )
@@ -69,7 +84,6 @@ STAGE_FLOORS: tuple[set[str], ...] = (
     {"pipeline"},
     {"running"},
     {"jobs"},
-    {"exports"},
     {"commands"},
     {"cli", "__main__", "api"},
 )  # fmt: skip

@@ -102,7 +102,8 @@ class _ResizedDataset(Dataset[tuple[int, Tensor | None, str, str]]):
         size = self.size_of(index)
         rectangle: tuple[float, float, float, float] = (0, 0, width, height)
         if self.crop:
-            side = min(width, height) * size[0] / self.images.min_side if self.images.min_side else min(width, height)
+            # A crop that was rounded up to what the network takes may be larger than the resized image: then it is all of it.
+            side = min(width, height) * min(1.0, size[0] / (self.images.min_side or size[0]))
             rectangle = ((width - side) / 2, (height - side) / 2, side, side)
         return index, torch.from_numpy(cut(image, (width, height), rectangle, size=size, flip=False)), "", ""
 

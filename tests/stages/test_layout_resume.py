@@ -7,7 +7,8 @@ import pytest
 from running import Fault, Launcher, copy_until, results
 from tiny_run import write_tiny_config
 
-from luss.config import changing_settings, load_config
+from luss.config import load_config
+from luss.settings.fields import changing_settings
 
 # What objects27_cpu.yaml sets beside the sizes and lengths of the run, in small.
 CHANGES = """

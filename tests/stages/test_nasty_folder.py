@@ -20,7 +20,7 @@ NUM_CLUSTERS = 3
 TRUNCATED = "bad truncated.jpg"
 CHANGES = f"""
 data: {{max_skipped_share: 0.5}}
-pretrain: {{epochs: 1, batch_size: 7, clustering: {{num_prototypes: 4}}}}
+pretrain: {{epochs: 1, batch_size: 7, method: {{clustering: {{num_prototypes: 4}}}}}}
 pixel_attention: {{epochs: 1, batch_size: 7}}
 extract_features: {{shard_size: 5}}
 cluster: {{num_clusters: {NUM_CLUSTERS}}}

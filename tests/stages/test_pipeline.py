@@ -58,7 +58,7 @@ def test_a_stage_ends_with_a_record_of_what_it_was_and_made(finished: Path, conf
     ("stage", "products"),
     [
         ("manifest", {f"{name}.{end}" for name in ("manifest/train", "evaluated/validation") for end in ("tsv", "json", "offsets.npy")}),
-        ("pretrain", {"backbone.safetensors", "backbone.json", "method.safetensors"}),
+        ("pretrain", {"backbone.safetensors", "backbone.json", "method.safetensors", "method.json"}),
         ("pixel_attention", {"attention.safetensors"}),
         ("extract_features", {"features/store.json", *(f"features/shard-0000{shard}.npy" for shard in range(4))}),
         ("cluster", {"centroids.npy", "assignments.npy", "cluster.json"}),

@@ -202,7 +202,7 @@ def test_of_many_that_find_a_lock_dead_one_holds_it_at_a_time(tmp_path: Path, de
     code = """
 import os, sys, time
 from pathlib import Path
-from stages.lock import listing_lock
+from stages.running.lock import listing_lock
 folder = Path(sys.argv[1])
 for _ in range(20):
     with listing_lock(folder):

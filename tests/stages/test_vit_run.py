@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 from running import Launcher
 
+from luss.data.manifest import Manifest
+from luss.data.names import mask_name
 from luss.files import read_json
 from luss.models.build import create_timm
 from luss.models.io import load_tensors
@@ -32,6 +33,7 @@ def test_every_stage_runs_on_a_vision_transformer(luss: Launcher, config: Path, 
     for stage in ("evaluate", "distance_matching", "semi_evaluate"):
         miou = read_json(run / stage / "metrics.json")["splits"]["validation"]["miou"]
         assert 0 <= miou <= 100
-    masks = sorted((run / "predict" / "masks" / "validation").rglob("*.png"))
-    assert len(masks) == 20
-    assert {np.asarray(Image.open(path)).shape[:2] for path in masks} == {(64, 64)}
+    manifest = Manifest.open(run / "manifest" / "evaluated", "validation")
+    for index in range(len(manifest)):
+        with Image.open(run / "predict" / "masks" / "validation" / mask_name(manifest.name(index))) as mask:
+            assert mask.size == manifest.size(index)
