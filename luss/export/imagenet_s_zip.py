@@ -108,7 +108,7 @@ def _member(name: str) -> zipfile.ZipInfo:
 
 def method_of(run: RunSettings, stage: str) -> dict[str, str]:
     """The six values of `method.txt` that a run's settings tell, and the name of the stage that predicted the masks."""
-    name, backbone = run.pretrain.method, run.pretrain.backbone
+    name, backbone = run.pretrain.method.name, run.pretrain.backbone
     data = ", ".join(f"{Path(run.data.root).name}/{split}" for split in (run.data.train, *run.data.extra))
     parts = [_trained(f"{name} pretraining", run.pretrain)]
     if backbone.weights != "random":
