@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from luss.clustering.agreement import clustering_accuracy, normalized_mutual_information
 from luss.clustering.kmeans import KMeansResult, Progress, kmeans
-from luss.clustering.source import Share
 from luss.data.categories import categories_of, numbered_categories
 from luss.data.manifest import Manifest
 from luss.features.layout import descriptor_widths, reduce_descriptors
-from luss.features.store import FeatureStore
+from luss.features.store import FeatureStore, Share
 from luss.files import keep_lines, read_json, replacing, write_json
 from luss.processes import Reduce, in_step
 from luss.settings import ClusterSettings, RunSettings

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from luss.clustering.engine import Engine, Floats
 from luss.errors import LussError
-from luss.features.store import FeatureStore
 from luss.processes import Reduce, in_step
 from luss.progress import Interrupted
 
@@ -17,7 +16,7 @@ Metric = Literal["cosine", "euclidean"]
 
 
 class Features(Protocol):
-    """What k-means reads: `luss.features.store.FeatureStore`, or anything with the same four members."""
+    """What k-means reads: a `luss.features.store.FeatureStore`, a `Share` of one, or anything with the same four members."""
 
     @property
     def dim(self) -> int:
@@ -31,34 +30,6 @@ class Features(Protocol):
 
     def gather(self, indices: NDArray[np.integer[Any]]) -> Floats:
         """(n, D) float32 rows at ascending `indices` (n,)."""
-
-
-class Share(Features):
-    """`Features` that one of several processes works on, numbered from 0, possibly none; nothing else of the store is read.
-
-    Args:
-        store: All rows.
-        rows: Which of them, without gaps.
-    """
-
-    def __init__(self, store: FeatureStore, rows: range) -> None:
-        self._store = store
-        self._rows = rows
-
-    @property
-    def dim(self) -> int:
-        return self._store.dim
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, Floats]]:
-        for first in range(start, len(self), chunk_size):
-            begin = self._rows.start + first
-            yield first, self._store.read(begin, min(begin + chunk_size, self._rows.stop))
-
-    def gather(self, indices: NDArray[np.integer[Any]]) -> Floats:
-        return self._store.gather(indices + self._rows.start)
 
 
 def unit_rows(rows: Floats) -> Floats:

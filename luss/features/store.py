@@ -264,3 +264,28 @@ class FeatureStore:
                 )
             self._shards[shard] = array
         return self._shards[shard]
+
+
+class Share:
+    """Rows of a store that one of several processes works on, numbered from 0; nothing else of the store is read.
+
+    Args:
+        store: All rows.
+        rows: Which of them, without gaps; possibly none.
+    """
+
+    def __init__(self, store: FeatureStore, rows: range) -> None:
+        self.dim, self._store, self._rows = store.dim, store, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """As `FeatureStore.chunks`."""
+        for first in range(start, len(self), chunk_size):
+            begin = self._rows.start + first
+            yield first, self._store.read(begin, min(begin + chunk_size, self._rows.stop))
+
+    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+        """As `FeatureStore.gather`."""
+        return self._store.gather(indices + self._rows.start)

@@ -15,10 +15,9 @@ import torch.distributed as dist
 from fork_server import CONTEXT, start_server
 
 from luss.clustering.kmeans import KMeansResult, Progress, kmeans
-from luss.clustering.source import Share
 from luss.errors import LussError
 from luss.features.layout import reduce_descriptors
-from luss.features.store import FeatureStore, FeatureWriter
+from luss.features.store import FeatureStore, FeatureWriter, Share
 from luss.processes import Reduce, in_step
 from luss.progress import Interrupted
 
