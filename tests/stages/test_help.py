@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from luss.config import all_keys
-from luss.settings import RunSettings
+from luss.settings import ResourceSettings, RunSettings
 from stages.cli import main
 from stages.commands import stage
 from stages.pipeline import STAGES
@@ -50,7 +50,11 @@ def test_the_help_of_a_command_that_takes_settings_has_examples_of_files_and_set
     command, text = told
     found = examples(text)
     assert sum(line.startswith(command) for line in found) >= 2
-    keys = set(all_keys(RunSettings()))
+    # What jobs ask for is said by stage: any of them may be named.
+    keys = {
+        *all_keys(RunSettings()),
+        *(f"resources.{name}.{key}" for name in STAGES for key in all_keys(ResourceSettings())),
+    }
     words = [word for line in found for word in line.split()]
     given = [word.partition("=")[0] for word in words if "=" in word and not word.startswith("--")]
     assert given
