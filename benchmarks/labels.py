@@ -19,7 +19,8 @@ from memory import resident_mb
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
+from luss.labels.store import LabelStore
+from luss.labels.writer import LabelRecord, LabelWriter
 
 IMAGE_SIZE = (375, 500)
 NUM_PNGS = 300

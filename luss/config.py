@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from luss.errors import LussError
-from luss.methods import settings_of_method
+from luss.methods import method_class
 from luss.settings import MethodSettings, RunSettings
 from luss.settings.fields import all_keys, problems
 
@@ -66,7 +66,7 @@ def to_yaml(settings: Any) -> str:
 
 def _schema() -> DictConfig:
     schema: DictConfig = OmegaConf.structured(RunSettings)
-    schema.pretrain.method = settings_of_method(MethodSettings().name)()
+    schema.pretrain.method = method_class(MethodSettings().name).Settings()
     return schema
 
 
@@ -176,21 +176,17 @@ def _of_method(under: DictConfig, name: str, value: dict[str, Any]) -> DictConfi
     kind = OmegaConf.get_type(under[name])
     wanted = value.get("name", under[name].get("name"))
     if isinstance(kind, type) and issubclass(kind, MethodSettings) and wanted != under[name].name:
-        under[name] = settings_of_method(str(wanted))()
+        under[name] = method_class(str(wanted)).Settings()
     block = under[name]
     assert isinstance(block, DictConfig)
     return block
 
 
 def _nearest(error: Any, known: DictConfig) -> str:
-    key, keys = str(error.full_key), set(_all_keys(known))
-    near = difflib.get_close_matches(key, sorted(keys), n=1, cutoff=0.5)
+    with_names = OmegaConf.merge(known, {"name": "x", "data": {"root": "x"}})
+    key, keys = str(error.full_key), sorted(set(all_keys(OmegaConf.to_object(with_names))))
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
     # A right name in the wrong block: compare last parts.
-    elsewhere = [name for name in sorted(keys) if name.split(".")[-1] == key.split(".")[-1]]
+    elsewhere = [name for name in keys if name.split(".")[-1] == key.split(".")[-1]]
     found = (elsewhere or near) if not near or key.rpartition(".")[0] != near[0].rpartition(".")[0] else near
     return f": did you mean {found[0]!r}?" if found else ": `luss config FILE` lists every setting"
-
-
-def _all_keys(known: DictConfig) -> Iterable[str]:
-    with_names = OmegaConf.merge(known, {"name": "x", "data": {"root": "x"}})
-    return all_keys(OmegaConf.to_object(with_names))

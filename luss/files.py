@@ -17,16 +17,16 @@ from typing import Any
 from luss.errors import LussError
 
 TEMPORARY_SUFFIX = ".partial"
+# The only way to learn it is to set it, which threads that create files would see: once, at import.
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success the file written there is flushed and renamed to `path`.
 
-    On an error the temporary file is removed and `path` is left as it was.
-
-    Args:
-        path: The final file. Its folder is made when absent.
+    Its folder is made when absent. On an error the temporary file is removed and `path` is left as it was.
 
     Raises:
         LussError: The disk is full (or a quota is reached).
@@ -37,6 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        # Some libraries write for their user alone (safetensors: 0600): on a shared disk others read a run, as the umask allows.
+        with contextlib.suppress(PermissionError):
+            os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException as error:
         full = is_disk_full(error) or (_is_unexplained(error) and _cannot_grow(temporary))
@@ -54,6 +57,17 @@ def is_disk_full(error: BaseException) -> bool:
         return True
     # HDF5 and safetensors wrap the system's error in text, safetensors in a class of its own.
     return isinstance(error, Exception) and not isinstance(error, LussError) and "No space left on device" in str(error)
+
+
+@contextlib.contextmanager
+def full_disk_named(place: Path, again: str = "run again") -> Iterator[None]:
+    """Turns a full disk (or quota) in the body of the `with` into a LussError that names `place` and says to do `again`."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise LussError(f"the disk that holds {place} is full: free some space and {again}") from error
+        raise
 
 
 def _is_unexplained(error: BaseException) -> bool:
@@ -99,17 +113,14 @@ def create_text(path: Path, text: str) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{_short(path.name)}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
+        with full_disk_named(path.parent):
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, path)
     except FileExistsError:
         return False
-    except OSError as error:
-        if is_disk_full(error):
-            raise LussError(f"the disk that holds {path.parent} is full: free some space and run again") from error
-        raise
     finally:
         temporary.unlink(missing_ok=True)
     return True

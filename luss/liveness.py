@@ -12,12 +12,7 @@ def own_place() -> tuple[str, int, int]:
 
 
 def lives(host: str, pid: int, start: int) -> bool | None:
-    """Whether a process lives, and is no zombie.
-
-    Args:
-        host: Its host, pid and start from its own `own_place`.
-        pid: See `host`.
-        start: See `host`; a pid can be used again by another program.
+    """Whether the process of that `own_place` lives, and is no zombie; `start` because a pid can be used again by another program.
 
     Returns:
         None where its pid means nothing here: another host, another space of pids, or another boot, which the start's upper bits tell.

@@ -19,13 +19,9 @@ class Peers:
     """The processes of a group, seen from one of them."""
 
     def __init__(self, store: Store, rank: int, world_size: int, *, timeout: timedelta) -> None:
-        """Enters this process into the table, and listens for why the group ends.
+        """Enters this process into the table of the processes that met at `store`, and listens for why the group ends.
 
-        Args:
-            store: Where the processes met.
-            rank: This process's number.
-            world_size: How many there are.
-            timeout: How long a collective waits, for the message.
+        `timeout`: how long a collective waits, for the message.
         """
         self.rank, self.world_size, self.timeout = rank, world_size, timeout
         # A connection of its own: a waiting call on the group's would hold it up.

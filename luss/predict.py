@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,37 +63,22 @@ def predict_images(
 
     Args:
         network: On the device, in eval mode.
-        manifest: The images.
-        indices: Which of them.
+        manifest, indices: The images, and which of them.
         settings: Sizes, batch and workers.
         device: Where to compute.
         max_image_pixels: Larger images count as unreadable.
         warn: Told when the precision is replaced.
-        with_confidence: Whether the confidence comes with the labels.
-        min_confidence: Pixels below it become background; from 0 (none) to 1.
+        with_confidence, min_confidence: See `segment_batch`.
     """
-    precision = Precision(settings.precision, device, warn=warn)
-    for batch in resized_batches(
-        manifest,
-        indices,
-        settings,
-        max_pixels=max_image_pixels,
-        multiple=network.backbone.multiple,
-    ):
+    precision, multiple = Precision(settings.precision, device, warn=warn), network.backbone.multiple
+    segment = partial(segment_batch, network, settings=settings, precision=precision)
+    for batch in resized_batches(manifest, indices, settings, max_pixels=max_image_pixels, multiple=multiple):
         for index, path, reason in batch.unreadable:
             yield Predicted(index, None, (path, reason))
         if not batch.indices:
             continue
         sizes = [manifest.size(index)[::-1] for index in batch.indices]
-        found = segment_batch(
-            network,
-            batch.images,
-            sizes,
-            settings,
-            precision,
-            with_confidence=with_confidence,
-            min_confidence=min_confidence,
-        )
+        found = segment(batch.images, sizes, with_confidence=with_confidence, min_confidence=min_confidence)
         for index, (labels, confidence) in zip(batch.indices, found, strict=True):
             yield Predicted(index, labels, confidence=confidence)
 

@@ -117,13 +117,8 @@ def _join(own: Place, device: torch.device, timeout: timedelta) -> None:
     try:
         with naming_lost_peers():
             # A GPU's collective that waits in vain ends the process without an exception: the agreements on the CPU must notice first.
-            dist.init_process_group(
-                "nccl" if cuda else "gloo",
-                store=store,
-                rank=own.rank,
-                world_size=own.world_size,
-                timeout=2 * timeout if cuda else timeout,
-            )
+            backend, wait = ("nccl", 2 * timeout) if cuda else ("gloo", timeout)
+            dist.init_process_group(backend, store=store, rank=own.rank, world_size=own.world_size, timeout=wait)
             _control = dist.new_group(backend="gloo", timeout=timeout) if cuda else None
     except BaseException:
         stop()
@@ -310,11 +305,7 @@ class Reduce:
     """
 
     def __init__(self, device: torch.device | str | None = None) -> None:
-        """Joins the processes there are.
-
-        Args:
-            device: Where their collectives work: "cpu" for gloo, the process's GPU for NCCL. None: this process counts as the only one.
-        """
+        """`device`: where collectives work, "cpu" for gloo, the process's GPU for NCCL; None: this process counts as the only one."""
         self.rank, self.world_size = (0, 1) if device is None else (rank(), world_size())
         self._device = torch.device(device or "cpu")
 
@@ -374,16 +365,11 @@ def in_step(reduce: Reduce) -> Iterator[None]:
     except (LussError, Interrupted) as error:
         raised = error
     kind = "" if raised is None else "E" if isinstance(raised, LussError) else "I"
-    told = [
-        part.tobytes().decode() for part in reduce.gather(np.frombuffer(f"{kind}{raised or ''}".encode(), np.uint8))
-    ]
-    if isinstance(raised, LussError):
-        raise raised
-    for rank, text in enumerate(told):
-        if text.startswith("E"):
-            raise LussError(f"process {rank}: {text[1:]}")
-    if raised is not None:
-        raise raised
-    for rank, text in enumerate(told):
-        if text:
-            raise Interrupted(f"process {rank}: {text[1:]}")
+    own = np.frombuffer(f"{kind}{raised or ''}".encode(), np.uint8)
+    told = [part.tobytes().decode() for part in reduce.gather(own)]
+    for kind, ending in (("E", LussError), ("I", Interrupted)):
+        if isinstance(raised, ending):
+            raise raised
+        for rank, text in enumerate(told):
+            if text.startswith(kind):
+                raise ending(f"process {rank}: {text[1:]}")

@@ -30,28 +30,6 @@ class Reporter(Protocol):
         """A line that should be seen."""
 
 
-class Silent:
-    """A reporter that keeps nothing."""
-
-    def start(self, unit: str, total: int, done: int) -> None:
-        """Does nothing."""
-
-    def advance(self, done: int, **figures: float) -> None:
-        """Does nothing."""
-
-    def metrics(self, values: Mapping[str, float]) -> None:
-        """Does nothing."""
-
-    def rewind(self, step: int) -> None:
-        """Does nothing."""
-
-    def message(self, text: str) -> None:
-        """Does nothing."""
-
-    def warn(self, text: str) -> None:
-        """Does nothing."""
-
-
 class StopFlag:
     """Set by a signal handler, asked between steps."""
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from PIL import Image
 
 from luss.config import load_stored_config
 from luss.data.images import MAX_PIXELS, read_image, read_size, to_rgb
-from luss.data.resized import shape_batches, target_size
+from luss.data.resized import shape_batches, whole_size
 from luss.data.views import cut
 from luss.device import resolve_device
 from luss.errors import LussError
-from luss.labels.layers import cluster_names, current_layer, read_edits
+from luss.labels.layers import cluster_names, current_layer
 from luss.models.io import CONFIG_NAME, DECODING, WEIGHTS_NAME, decoding_settings, load_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.predict import Confidence, Labels, segment_batch
@@ -101,7 +102,8 @@ class Segmenter:
     @property
     def names(self) -> dict[int, str]:
         """Name of every id 0..C: "background", a given name, or "cluster 7"."""
-        return all_names(self.given_names, self.num_clusters)
+        ids = range(self.num_clusters + 1)
+        return {i: self.given_names.get(i) or (f"cluster {i}" if i else "background") for i in ids}
 
     @classmethod
     def load(
@@ -120,16 +122,10 @@ class Segmenter:
         """
         folder = find_model(Path(path))
         network, description = load_segmenter(folder)
-        num_clusters = int(description["num_clusters"])
-        known = {**_stored_names(description, folder), **check_names(names or {}, num_clusters, source="names")}
-        return cls(
-            network,
-            description,
-            settings_of_model(folder, description),
-            folder=folder,
-            names=known,
-            device=resolve_device(device),
-        )
+        own = check_names(names or {}, int(description["num_clusters"]), source="names")
+        known = {**_stored_names(description, folder), **own}
+        settings, where = settings_of_model(folder, description), resolve_device(device)
+        return cls(network, description, settings, folder=folder, names=known, device=where)
 
     def __call__(
         self, images: Picture | Iterable[Picture], *, batch_size: int | None = None, min_confidence: float = 0.0
@@ -154,32 +150,18 @@ class Segmenter:
             raise LussError(f"min_confidence is {min_confidence}: give a number from 0 to 1")
         settings = self.settings
         sizes = [_size_of(picture) for picture in pictures]
-        targets = [
-            target_size(
-                *size,
-                short_side=settings.short_side,
-                size_multiple=settings.size_multiple,
-                multiple=self.network.backbone.multiple,
-                max_aspect=settings.max_aspect,
-            )
-            for size in sizes
-        ]
+        targets = [whole_size(size, settings, self.network.backbone.multiple) for size in sizes]
         found: dict[int, tuple[Labels, Confidence | None]] = {}
         precision = Precision(settings.precision, self.device)
+        segment = partial(segment_batch, self.network, settings=settings, precision=precision)
         for batch in shape_batches(targets, range(len(pictures)), max(1, batch_size or settings.batch_size)):
             pixels = np.stack([_resized(pictures[i], sizes[i], targets[i], settings.short_side) for i in batch])
-            outputs = segment_batch(
-                self.network,
-                torch.from_numpy(pixels),
-                [sizes[i][::-1] for i in batch],
-                settings,
-                precision,
-                with_confidence=True,
-                min_confidence=min_confidence,
-            )
+            wanted = [sizes[i][::-1] for i in batch]
+            outputs = segment(torch.from_numpy(pixels), wanted, with_confidence=True, min_confidence=min_confidence)
             found.update(zip(batch, outputs, strict=True))
-        confidence = [values for i in range(len(found)) if (values := found[i][1]) is not None]
-        return Segmentation([found[i][0] for i in range(len(found))], confidence, self.names)
+        in_order = [found[i] for i in range(len(found))]
+        confidence = [values for _, values in in_order if values is not None]
+        return Segmentation([labels for labels, _ in in_order], confidence, self.names)
 
 
 def find_model(path: Path) -> Path:
@@ -201,13 +183,9 @@ def find_model(path: Path) -> Path:
 
 
 def settings_of_model(folder: Path, description: Mapping[str, Any]) -> PredictSettings:
-    """How a model's logits become labels: by its `config.json`, else by a run's settings, else by the defaults.
+    """How a model's logits become labels: by its `config.json` (`description`), else by a run's settings, else by the defaults.
 
     Inside a run the newest settings of its stages count; a stage's folder that was copied and renamed has its own `config.yaml`.
-
-    Args:
-        folder: The model folder.
-        description: Content of its `config.json`.
 
     Raises:
         LussError: The settings cannot be.
@@ -228,31 +206,16 @@ def decoding_identity(settings: PredictSettings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in (*DECODING, "precision")}
 
 
-def read_names(path: Path, num_clusters: int) -> dict[int, str]:
-    """Reads names of clusters: {"3": "dog"}, or the file that the report downloads, of which only the names count.
-
-    Raises:
-        LussError: The file is absent or no such file; it names clusters that the model does not have.
-    """
-    return check_names(read_edits(path).names, num_clusters, source=str(path))
-
-
 def check_names(names: Mapping[int, str], num_clusters: int, *, source: str) -> dict[int, str]:
     """The names that are not empty.
 
     Raises:
         LussError: A name belongs to no cluster; all of them are listed.
     """
-    unknown = [cluster for cluster in names if not 1 <= cluster <= num_clusters]
-    if unknown:
+    if unknown := [cluster for cluster in names if not 1 <= cluster <= num_clusters]:
         listed = ", ".join(map(str, unknown[:10])) + (", ..." if len(unknown) > 10 else "")
         raise LussError(f"{source} names {listed}, but the clusters of this model have the ids 1 to {num_clusters}")
     return {cluster: name for cluster, name in names.items() if name}
-
-
-def all_names(names: Mapping[int, str], num_clusters: int) -> dict[int, str]:
-    """A name for every id 0..C."""
-    return {i: names.get(i) or (f"cluster {i}" if i else "background") for i in range(num_clusters + 1)}
 
 
 def _stored_names(description: Mapping[str, Any], folder: Path) -> dict[int, str]:
@@ -281,15 +244,12 @@ def _size_of(picture: Picture) -> tuple[int, int]:
         return read_size(Path(picture), MAX_PIXELS)
     if isinstance(picture, Image.Image):
         return picture.size
-    right = isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.size > 0
-    if not right or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)):
-        kind = (
-            f"an array of {picture.dtype} {picture.shape}"
-            if isinstance(picture, np.ndarray)
-            else type(picture).__name__
-        )
-        raise LussError(f"an image is a file, a PIL image or an array (H, W, 3) or (H, W) of uint8, not {kind}")
-    return picture.shape[1], picture.shape[0]
+    kind = type(picture).__name__
+    if isinstance(picture, np.ndarray):
+        if picture.dtype == np.uint8 and picture.size and (picture.ndim == 2 or picture.shape[2:] == (3,)):
+            return picture.shape[1], picture.shape[0]
+        kind = f"an array of {picture.dtype} {picture.shape}"
+    raise LussError(f"an image is a file, a PIL image or an array (H, W, 3) or (H, W) of uint8, not {kind}")
 
 
 def _resized(picture: Picture, size: tuple[int, int], target: tuple[int, int], short_side: int) -> NDArray[np.uint8]:

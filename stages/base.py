@@ -133,10 +133,7 @@ AnyStage = Stage[Any]
 def fingerprint(stage: AnyStage, run: RunSettings, known: dict[str, str] | None = None) -> str:
     """Identity of a stage's result: its name, version, changing settings, extra identity, and the fingerprints of what it needs.
 
-    Args:
-        stage: Whose.
-        run: Settings.
-        known: Fingerprints that were found already, by stage; those that are found now are added.
+    `known` has those that were found already, by stage; those that are found now are added.
 
     Returns:
         16 hexadecimal digits.

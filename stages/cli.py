@@ -56,15 +56,16 @@ _EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
+    raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="luss",
         description="Semantic segmentation without labels: a folder of images in, discovered categories and pixel masks out.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=raw,
     )
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
-        command.arguments(parsers.add_parser(name, help=command.HELP, description=command.HELP))
+        command.arguments(parsers.add_parser(name, help=command.HELP, description=command.HELP, formatter_class=raw))
     options = parsed(parser, parsers.choices, sys.argv[1:] if arguments is None else arguments)
     return guarded(lambda: COMMANDS[options.command].main(options))
 

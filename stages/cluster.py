@@ -114,13 +114,7 @@ class Cluster(Stage[ClusterSettings]):
 
 
 def write_assignments(folder: Path, own: NDArray[np.int32], num_rows: int, reduce: Reduce) -> NDArray[np.integer[Any]]:
-    """Writes `assignments.npy`: each process its part, which process 0 joins.
-
-    Args:
-        folder: The stage's folder.
-        own: (n,) clusters of this process's rows.
-        num_rows: Rows of all processes.
-        reduce: The processes.
+    """Writes `assignments.npy`: each process its part `own`, (n,) clusters of its rows, which process 0 joins.
 
     Returns:
         (num_rows,) clusters of all rows, mapped from the file; on other processes than 0 only `own`.
@@ -166,24 +160,18 @@ def mean_vectors(
 def write_figures(context: StageContext, result: KMeansResult, agreed: dict[str, float]) -> dict[str, Any]:
     """Writes `cluster.json`; returns the figures for the screen."""
     sizes = result.cluster_sizes
-    figures: dict[str, Any] = {
-        "objective": result.objective,
-        "smallest": int(sizes.min()),
-        "largest": int(sizes.max()),
-        **agreed,
+    figures: dict[str, Any] = {"objective": result.objective, "smallest": int(sizes.min()), "largest": int(sizes.max())}
+    figures |= agreed
+    record = {
+        **figures,
+        "objectives": list(result.objectives),
+        "cluster_sizes": sizes.tolist(),
+        "engine": result.engine,
+        "library_version": result.library_version,
+        "threads": result.threads,
+        "seed": context.run.seed,
     }
-    write_json(
-        context.folder / "cluster.json",
-        {
-            **figures,
-            "objectives": list(result.objectives),
-            "cluster_sizes": sizes.tolist(),
-            "engine": result.engine,
-            "library_version": result.library_version,
-            "threads": result.threads,
-            "seed": context.run.seed,
-        },
-    )
+    write_json(context.folder / "cluster.json", record)
     return figures
 
 
@@ -195,7 +183,5 @@ def agreement(run: RunSettings, manifest: Manifest, assignments: Any) -> dict[st
     labels, _ = numbered_categories(categories_of(manifest.names()), len(manifest))
     if (labels < 0).any():
         return {}
-    return {
-        "nmi": normalized_mutual_information(assignments, labels),
-        "accuracy": clustering_accuracy(assignments, labels),
-    }
+    nmi = normalized_mutual_information(assignments, labels)
+    return {"nmi": nmi, "accuracy": clustering_accuracy(assignments, labels)}

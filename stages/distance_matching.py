@@ -56,24 +56,14 @@ class DistanceMatching(Stage[DistanceMatchingSettings]):
         masks = semi_labels(context)
         bank = _make_bank(context, features, masks)
         found = {"bank": len(bank), **_write_masks(context, features, bank, masks.num_classes)}
-        counts = count_splits(
-            context,
-            context.folder / "masks",
-            num_classes=masks.num_classes,
-            workers=context.run.evaluate.workers,
-        )
+        folder, workers = context.folder / "masks", context.run.evaluate.workers
+        counts = count_splits(context, folder, num_classes=masks.num_classes, workers=workers)
         plain, rematched = evaluate_splits(counts, "identity"), evaluate_splits(counts, "hungarian")
-        facts = {
-            "protocol": "distance_matching",
-            "form": "plain",
-            "rematched": {"splits": {split: metrics.to_json() for split, metrics in rematched.items()}},
-        }
+        splits = {split: metrics.to_json() for split, metrics in rematched.items()}
+        facts = {"protocol": "distance_matching", "form": "plain", "rematched": {"splits": splits}}
         write_metrics(context, plain, facts)
-        return {
-            **found,
-            **figures(plain),
-            **{f"{name} rematched": value for name, value in figures(rematched).items() if name.endswith("miou")},
-        }
+        anew = {f"{name} rematched": value for name, value in figures(rematched).items() if name.endswith("miou")}
+        return {**found, **figures(plain), **anew}
 
 
 class _Features:
@@ -89,11 +79,7 @@ class _Features:
         """Batches with their upsampled last maps (B, L, h, w), not normalised; None where no image of a batch could be read."""
         settings = self.settings
         for batch in resized_batches(
-            manifest,
-            indices,
-            settings,
-            max_pixels=self.context.run.data.max_pixels,
-            multiple=self.backbone.multiple,
+            manifest, indices, settings, max_pixels=self.context.run.data.max_pixels, multiple=self.backbone.multiple
         ):
             if not batch.indices:
                 yield batch, None
@@ -110,10 +96,8 @@ def _make_bank(context: StageContext, features: _Features, masks: MaskLabels) ->
     if path.is_file():
         return Bank.load(path)
     size = features.settings.shard_size
-    parts = {
-        rows: context.folder / CHECKPOINTS / f"bank-{size}-{part:05d}.npz"
-        for part, rows in enumerate(cut(len(masks), size))
-    }
+    folder = context.folder / CHECKPOINTS
+    parts = {rows: folder / f"bank-{size}-{part:05d}.npz" for part, rows in enumerate(cut(len(masks), size))}
     context.reporter.start("image", len(masks), sum(len(rows) for rows, part in parts.items() if part.is_file()))
     done = 0
     for rows, part in parts.items():
@@ -138,10 +122,8 @@ def _bank_part(context: StageContext, features: _Features, masks: MaskLabels, ro
             context.skipped.add(Path(path), reason)
         if maps is not None:
             size = (maps.shape[2], maps.shape[3])
-            entries.update(
-                (index, bank_of_image(each, masks.grid(index, size)))
-                for index, each in zip(batch.indices, maps, strict=True)
-            )
+            for index, each in zip(batch.indices, maps, strict=True):
+                entries[index] = bank_of_image(each, masks.grid(index, size))
     nothing = Bank(np.zeros(0, np.uint16), np.zeros((0, features.backbone.num_channels), np.float32))
     return Bank.join([nothing, *(entries[index] for index in sorted(entries))])
 

@@ -23,14 +23,7 @@ class Evaluate(Stage[EvaluateSettings | SemiEvaluateSettings]):
     def __init__(
         self, name: str, block: BlockOf[EvaluateSettings | SemiEvaluateSettings], masks: Predict, *, protocol: str
     ) -> None:
-        """As `Stage`.
-
-        Args:
-            name: See `Stage`.
-            block: See `Stage`; without `matching` ids are categories.
-            masks: Has predicted the ids.
-            protocol: Its name, for who reads the numbers.
-        """
+        """As `Stage`; `masks` predicted the ids: categories where the block has no `matching`. `protocol`: its name, for who reads the numbers."""
         super().__init__(name, block, masks)
         self.masks, self.protocol = masks, protocol
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luss.data.resized import ResizedBatch, cropped_batches
 from luss.features.layout import descriptor_widths
@@ -15,7 +16,6 @@ from luss.models.attended import AttendedBackbone
 from luss.settings import ExtractFeaturesSettings
 from luss.training.precision import Precision
 from stages.base import AnyStage, BlockOf, StageContext, StagePlace
-from stages.parts.attended import attended
 from stages.parts.images import train_manifest
 from stages.pixel_attention import PixelAttentionStage
 from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, cut
@@ -25,13 +25,7 @@ class FeaturePlan(ShardPlan):
     """The shards of the stores `features` and, where it is asked for, `layout`."""
 
     def __init__(self, place: StagePlace, settings: ExtractFeaturesSettings, attention: PixelAttentionStage) -> None:
-        """Cuts the training images; asks for no other stage than the manifest yet.
-
-        Args:
-            place: Of the stage.
-            settings: The stage's own.
-            attention: The stage that the vectors are pooled with.
-        """
+        """Cuts the training images; asks for no other stage than the manifest yet. Vectors are pooled with `attention`."""
         self.settings, self.manifest = settings, train_manifest(place.run_folder)
         self._place, self._attention = place, attention
         super().__init__(cut(len(self.manifest), settings.shard_size), ShardNotes(place.folder))
@@ -39,31 +33,21 @@ class FeaturePlan(ShardPlan):
     @cached_property
     def writers(self) -> dict[str, FeatureWriter]:
         """A writer a store, by the store's folder."""
-        return {
-            name: FeatureWriter(
-                self._place.folder / name,
-                len(self.manifest),
-                dim,
-                self.settings.dtype,
-                self.settings.shard_size,
-                self._place.fingerprint,
-            )
-            for name, dim in self.dims.items()
-        }
+        num_rows, folder = len(self.manifest), self._place.folder
+        rest = (self.settings.dtype, self.settings.shard_size, self._place.fingerprint)
+        return {name: FeatureWriter(folder / name, num_rows, dim, *rest) for name, dim in self.dims.items()}
 
     @cached_property
     def dims(self) -> dict[str, int]:
         """Length of a vector of each store."""
         # As in `load_attended`: the published form of stage 2 has a backbone of its own.
-        own, first = (
-            self._place.of(stage) / "backbone.json" for stage in (self._attention, self._attention.start_from)
-        )
+        stages = (self._attention, self._attention.start_from)
+        own, first = (self._place.of(stage) / "backbone.json" for stage in stages)
         channels = read_json(own if own.is_file() else first)["channels"]
         dims = {"features": int(channels[-1])}
         if self.settings.layout_stages:
-            dims["layout"] = (
-                sum(descriptor_widths(self.settings.layout_stages, channels)) * self.settings.layout_grid**2
-            )
+            widths = descriptor_widths(self.settings.layout_stages, channels)
+            dims["layout"] = sum(widths) * self.settings.layout_grid**2
         return dims
 
     def is_made(self, shard: int) -> bool:
@@ -93,22 +77,17 @@ class ExtractFeatures(ShardedStage[ExtractFeaturesSettings]):
 
     def maker(self, context: StageContext, plan: FeaturePlan) -> Maker:
         """Loads the network once."""
-        network = attended(context, self.attention.start_from, self.attention)
+        network = self.attention.network(context)
         precision = Precision(plan.settings.precision, context.device, warn=context.reporter.warn)
+        limit, multiple = context.run.data.max_pixels, network.backbone.multiple
 
         def make(shard: int) -> Iterator[Batch]:
             rows = plan.ranges[shard]
             arrays = {name: np.zeros((len(rows), dim), dtype=plan.settings.dtype) for name, dim in plan.dims.items()}
-            for batch in cropped_batches(
-                plan.manifest,
-                rows,
-                plan.settings,
-                max_pixels=context.run.data.max_pixels,
-                multiple=network.backbone.multiple,
-            ):
+            for batch in cropped_batches(plan.manifest, rows, plan.settings, max_pixels=limit, multiple=multiple):
                 if batch.indices:
                     places = np.array(batch.indices) - rows.start
-                    for name, vectors in _describe(context, network, plan.settings, precision, batch).items():
+                    for name, vectors in _describe(network, plan.settings, precision, batch).items():
                         arrays[name][places] = vectors
                 yield Batch.of(batch)
             for name, writer in plan.writers.items():
@@ -124,18 +103,13 @@ class ExtractFeatures(ShardedStage[ExtractFeaturesSettings]):
 
 
 def _describe(
-    context: StageContext,
-    network: AttendedBackbone,
-    settings: ExtractFeaturesSettings,
-    precision: Precision,
-    batch: ResizedBatch,
-) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]:
+    network: AttendedBackbone, settings: ExtractFeaturesSettings, precision: Precision, batch: ResizedBatch
+) -> dict[str, NDArray[np.float32]]:
     """(B, D) vectors of a batch for each store."""
     images = network.backbone.normalise(batch.images)
     with precision.autocast():
         found = {"features": network.vectors(images, pool=settings.pool)}
         if settings.layout_stages:
-            found["layout"] = network.layout(
-                images, settings.layout_stages, settings.layout_grid, mirror=settings.layout_mirror
-            )
+            stages, grid = settings.layout_stages, settings.layout_grid
+            found["layout"] = network.layout(images, stages, grid, mirror=settings.layout_mirror)
     return {name: vectors.float().cpu().numpy() for name, vectors in found.items()}

@@ -5,6 +5,7 @@ from typing import Any
 from luss import processes
 from luss.data.views import ViewDataset
 from luss.methods.saved import load_heads
+from luss.models.attended import AttendedBackbone, load_attended
 from luss.models.io import load_backbone, save_backbone, save_tensors
 from luss.settings import PixelAttentionSettings, RunSettings, ViewSettings, no_colours
 from luss.tasks.attention import AttentionTask, attention_clustering
@@ -38,6 +39,12 @@ class PixelAttentionStage(Stage[PixelAttentionSettings]):
         """As `Stage`; `start_from` has left a backbone and what its prototypes are."""
         super().__init__(name, block, manifest, start_from)
         self.start_from = start_from
+
+    def network(self, context: StageContext) -> AttendedBackbone:
+        """What this stage has left, for a later one: the frozen network and the attention over it, on the run's device."""
+        first, settings = context.of(self.start_from), self.block(context.run)
+        shared, stride = settings.shared, settings.target_stride
+        return load_attended(first, context.of(self), shared=shared, target_stride=stride).to(context.device)
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""

@@ -36,19 +36,12 @@ class Predict(ShardedStage[PredictSettings]):
 
     def maker(self, context: StageContext, plan: MaskPlan) -> Maker:
         """Loads the network once."""
-        network, _ = load_segmenter(context.of(self.model))
-        network = network.to(context.device)
-        settings = self.block(context.run)
+        network = load_segmenter(context.of(self.model))[0].to(context.device)
+        settings, limit, warn = self.block(context.run), context.run.data.max_pixels, context.reporter.warn
 
         def segment(manifest: Manifest, indices: list[int]) -> Iterator[Predicted]:
             return predict_images(
-                network,
-                manifest,
-                indices,
-                settings,
-                device=context.device,
-                max_image_pixels=context.run.data.max_pixels,
-                warn=context.reporter.warn,
+                network, manifest, indices, settings, device=context.device, max_image_pixels=limit, warn=warn
             )
 
         return mask_maker(plan, segment)

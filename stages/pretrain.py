@@ -30,13 +30,8 @@ class Pretrain(Stage[PretrainSettings]):
         settings, run = self.block(context.run), context.run
         given = Given(lambda: _first_backbone(context, settings.backbone), settings.images_a_pass)
         method = method_class(settings.method.name)(settings.method, given)
-        dataset = ViewDataset(
-            pretrain_manifests(context),
-            method.views,
-            seed=run.seed,
-            max_pixels=run.data.max_pixels,
-            patch=method.backbone.patch or 16,
-        )
+        images, patch = pretrain_manifests(context), method.backbone.patch or 16
+        dataset = ViewDataset(images, method.views, seed=run.seed, max_pixels=run.data.max_pixels, patch=patch)
         steps = train(context, method, dataset, settings)
         if processes.rank() == 0:
             # Prototypes that never trained would teach the attention nothing.

@@ -14,7 +14,7 @@ from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.data.imagenet_s import mask_path, read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
-from luss.data.resized import ResizedBatch, resized_batches
+from luss.data.resized import resized_batches
 from luss.errors import LussError
 from luss.files import replacing, write_json
 from luss.labels.layers import current_layer
@@ -22,13 +22,11 @@ from luss.labels.source import LabelSource
 from luss.labels.store import LabelStore
 from luss.labels.threshold import auto_threshold, histogram
 from luss.labels.writer import LabelRecord, LabelWriter, shard_path
-from luss.models.attended import AttendedBackbone
 from luss.report.contact_sheet import cluster_sheet
 from luss.settings import PseudoLabelsSettings, RunSettings
 from luss.training.precision import Precision
 from stages.base import AnyStage, BlockOf, StageContext, StagePlace
 from stages.cluster import Cluster
-from stages.parts.attended import attended
 from stages.parts.images import data_layout, listed_split, num_classes, train_manifest
 from stages.pixel_attention import PixelAttentionStage
 from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, cut, make_missing
@@ -40,25 +38,11 @@ class LabelPlan(ShardPlan):
     def __init__(
         self, place: StagePlace, manifest: Manifest, store: str, prefix: str, *, size: int, num_clusters: int
     ) -> None:
-        """Cuts a split's images.
-
-        Args:
-            place: Of the stage.
-            manifest: The images.
-            store: Folder of the store, in the stage's own.
-            prefix: Of the notes.
-            size: Images of a shard.
-            num_clusters: C.
-        """
+        """Cuts a split's images into shards of `size`; `store`: the store's folder in the stage's own, `prefix`: of the notes."""
         self.manifest = manifest
-        ranges = cut(len(manifest), size)
-        super().__init__(ranges, ShardNotes(place.folder, prefix))
-        self.writer = LabelWriter(
-            place.folder / store,
-            [(rows.start, rows.stop) for rows in ranges],
-            num_clusters=num_clusters,
-            fingerprint=f"{place.fingerprint}-{len(manifest)}",
-        )
+        super().__init__(cut(len(manifest), size), ShardNotes(place.folder, prefix))
+        ranges, fingerprint = [(rows.start, rows.stop) for rows in self.ranges], f"{place.fingerprint}-{len(manifest)}"
+        self.writer = LabelWriter(place.folder / store, ranges, num_clusters=num_clusters, fingerprint=fingerprint)
 
     def is_made(self, shard: int) -> bool:
         """Whether the store has the shard."""
@@ -93,7 +77,7 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         return self.clusters.block(run).num_clusters
 
     def labels(self, context: StageContext) -> tuple[Path, LabelSource, int]:
-        """See `stages.finetune.Labels`."""
+        """As `stages.finetune.Labels`."""
         root = train_manifest(context.run_folder).image_root
         return root, LabelStore.open(context.of(self) / "labels"), self.num_clusters(context.run)
 
@@ -127,23 +111,17 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         with replacing(context.folder / "clusters.png") as temporary:
             sheet.save(temporary, format="png")
         counts = histogram(store)
-        level = int(np.ceil(found["threshold"] * 255))
-        return {
-            "maps": len(store),
-            "threshold": found["threshold"],
-            "threshold_source": source,
-            "foreground_share": float(counts[level:].sum() / counts.sum()),
-        }
+        foreground = counts[int(np.ceil(found["threshold"] * 255)) :].sum() / counts.sum()
+        figures = {"maps": len(store), "threshold": found["threshold"], "threshold_source": source}
+        return {**figures, "foreground_share": float(foreground)}
 
     def choose_threshold(self, context: StageContext, store: LabelStore) -> dict[str, Any]:
         """The threshold, where it came from, and what it was chosen by."""
         setting = self.block(context.run).threshold
         if setting == "auto":
-            found = auto_threshold(histogram(store), self.block(context.run).threshold_method)
-            return {
-                "threshold": float(found.value), "source": "auto", "used_labels": False, "method": found.method,
-                "separation": float(found.separation),
-            }  # fmt: skip
+            found = auto_threshold(histogram(store))
+            facts = {"threshold": found.value, "source": "auto", "used_labels": False}
+            return facts | {"method": "otsu", "separation": found.separation}
         if setting == "validation":
             return self.search_threshold(context)
         return {"threshold": float(setting), "source": "given", "used_labels": False}
@@ -178,67 +156,37 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         }  # fmt: skip
 
     def _maker(self, context: StageContext, plan: LabelPlan, assignments: NDArray[np.integer[Any]] | None) -> Maker:
-        """Loads what labelling takes.
-
-        Args:
-            context: Of the stage.
-            plan: The shards.
-            assignments: (N,) cluster of each image, 0-based; None = the one nearest to its pooled vector.
-        """
+        """Loads what labelling takes; `assignments`: (N,) cluster of each image, 0-based, None = the one nearest to its pooled vector."""
         settings = self.block(context.run)
-        network = attended(context, self.attention.start_from, self.attention)
+        network = self.attention.network(context)
         centroids = np.load(context.of(self.clusters) / "centroids.npy", allow_pickle=False)
         unit = F.normalize(torch.from_numpy(centroids), dim=1).to(context.device)
         precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
+        limit, multiple = context.run.data.max_pixels, network.backbone.multiple
+        centre = self.attention.block(context.run).saliency.centre
+        shares = {"image_weight": settings.image_weight, "saliency": settings.saliency, "centre": centre}
 
         def make(shard: int) -> Iterator[Batch]:
             records: dict[int, LabelRecord] = {}
-            for batch in resized_batches(
-                plan.manifest,
-                plan.ranges[shard],
-                settings,
-                max_pixels=context.run.data.max_pixels,
-                multiple=network.backbone.multiple,
-            ):
+            rows = plan.ranges[shard]
+            for batch in resized_batches(plan.manifest, rows, settings, max_pixels=limit, multiple=multiple):
                 if batch.indices:
                     own = None
                     if assignments is not None:
-                        own = torch.from_numpy(assignments[np.array(batch.indices)].astype(np.int64))
+                        clusters = assignments[np.array(batch.indices)].astype(np.int64)
+                        own = torch.from_numpy(clusters).to(context.device)
+                    images = network.backbone.normalise(batch.images)
                     with precision.autocast():
-                        found = self._label_batch(context, network, unit, batch, own)
-                    records.update((index, _record(plan.manifest, index, *maps)) for index, maps in found.items())
+                        labels, attention = network.label(images, unit, image_clusters=own, **shares)
+                    ids = labels.cpu().numpy().astype(np.uint16)
+                    strengths = np.rint(attention.float().cpu().numpy() * 255).astype(np.uint8)
+                    for index, own_ids, strength in zip(batch.indices, ids, strengths, strict=True):
+                        width, height = plan.manifest.size(index)
+                        records[index] = LabelRecord(plan.manifest.name(index), (height, width), own_ids, strength)
                 yield Batch.of(batch)
             plan.writer.write_shard(shard, (records[index] for index in sorted(records)))
 
         return make
-
-    def _label_batch(
-        self,
-        context: StageContext,
-        network: AttendedBackbone,
-        centroids: torch.Tensor,
-        batch: ResizedBatch,
-        own: torch.Tensor | None,
-    ) -> dict[int, tuple[NDArray[np.uint16], NDArray[np.uint8]]]:
-        """Cluster ids 1..C and attention (0..255) of every image of a batch, by manifest index."""
-        settings = self.block(context.run)
-        images = network.backbone.normalise(batch.images)
-        labels, attention = network.label(
-            images,
-            centroids,
-            image_clusters=None if own is None else own.to(context.device),
-            image_weight=settings.image_weight,
-            saliency=settings.saliency,
-            centre=self.attention.block(context.run).saliency.centre,
-        )
-        ids = labels.cpu().numpy().astype(np.uint16)
-        strength = np.rint(attention.float().cpu().numpy() * 255).astype(np.uint8)
-        return {index: (ids[place], strength[place]) for place, index in enumerate(batch.indices)}
-
-
-def _record(manifest: Manifest, index: int, ids: NDArray[np.uint16], strength: NDArray[np.uint8]) -> LabelRecord:
-    width, height = manifest.size(index)
-    return LabelRecord(manifest.name(index), (height, width), ids, strength)
 
 
 def _loader(manifest: Manifest, store: LabelStore) -> Any:

@@ -160,12 +160,7 @@ class ShardedStage(Stage[Block]):
 
 
 def make_missing(context: StageContext, plan: ShardPlan, load: Callable[[], Maker]) -> None:
-    """Makes the shards of a plan that are not on disk.
-
-    Args:
-        context: Of the stage.
-        plan: The shards.
-        load: Gives the maker; called only when a shard is missing.
+    """Makes the shards of a plan that are not on disk; `load` gives the maker, and is called only when a shard is missing.
 
     Raises:
         LussError: More images cannot be read than may be; names the shard.
@@ -186,14 +181,7 @@ def make_missing(context: StageContext, plan: ShardPlan, load: Callable[[], Make
 def make_shard(
     context: StageContext, plan: ShardPlan, shard: int, make: Maker, *, facts: Callable[[], dict[str, Any]] = dict
 ) -> Iterator[int]:
-    """Makes one shard and its notes. The caller must be the only one to make it.
-
-    Args:
-        context: Of the stage.
-        plan: The shards.
-        shard: Which.
-        make: The maker.
-        facts: Asked at the end for what else the record shall hold.
+    """Makes one shard and its notes. The caller must be the only one to make it; `facts` gives what else the record shall hold at the end.
 
     Yields:
         The number of images of each batch.

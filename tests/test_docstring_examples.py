@@ -16,7 +16,7 @@ from luss.data.imagenet_s import read_mask, write_mask
 from luss.data.manifest import build_manifest
 from luss.data.shapes import make_shapes
 from luss.data.skipped import SkippedFiles
-from luss.labels.store import LabelRecord, LabelWriter
+from luss.labels.writer import LabelRecord, LabelWriter
 from luss.models.build import build_backbone
 from luss.models.io import save_segmenter
 from luss.models.segmenter import SegmentationNetwork

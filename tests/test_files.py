@@ -191,3 +191,12 @@ def test_leftovers_are_removed_for_the_files_named_and_for_no_others(tmp_path: P
         temporary.write_text("half")
     remove_leftovers([tmp_path / names[0], tmp_path / names[2], tmp_path / "absent" / "b.png"])
     assert everything_in(tmp_path) == sorted([*names, f".a.b.png.{os.getpid()}.partial"])
+
+
+def test_a_written_file_has_the_rights_that_the_umask_leaves_whatever_the_library_gave_it(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.write_text("made by Python", encoding="utf-8")
+    with replacing(tmp_path / "written") as temporary:
+        temporary.write_text("x", encoding="utf-8")
+        temporary.chmod(0o600)
+    assert (tmp_path / "written").stat().st_mode == plain.stat().st_mode

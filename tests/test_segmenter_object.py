@@ -18,13 +18,14 @@ from luss.data.images import UnreadableImage
 from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
-from luss.labels.layers import Edits
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
+from luss.labels.layers import Edits, read_edits
+from luss.labels.store import LabelStore
+from luss.labels.writer import LabelRecord, LabelWriter
 from luss.models.build import build_backbone
 from luss.models.io import save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.predict import predict_images
-from luss.segmenter import Segmenter, read_names
+from luss.segmenter import Segmenter, check_names
 from luss.settings import PredictSettings
 
 SETTINGS = PredictSettings(short_side=32, total_foreground=True, image_weight=0.5, workers=0)
@@ -218,7 +219,7 @@ def test_a_run_brings_the_names_that_were_given_to_its_labels(model: Path, tmp_p
 @pytest.mark.parametrize("content", ['{"3": "dog"}', '{"names": {"3": "dog"}, "merge": [[1, 2]], "drop": [4]}'])
 def test_names_are_read_alone_or_as_the_report_writes_them(tmp_path: Path, content: str) -> None:
     (tmp_path / "names.json").write_text(content)
-    assert read_names(tmp_path / "names.json", 5) == {3: "dog"}
+    assert check_names(read_edits(tmp_path / "names.json").names, 5, source="names.json") == {3: "dog"}
 
 
 def test_names_of_unknown_clusters_are_listed_with_the_valid_range(tmp_path: Path, model: Path) -> None:
@@ -226,7 +227,7 @@ def test_names_of_unknown_clusters_are_listed_with_the_valid_range(tmp_path: Pat
     with pytest.raises(
         LussError, match=r"names\.json names 9, 0, 77, but the clusters of this model have the ids 1 to 5"
     ):
-        read_names(tmp_path / "names.json", 5)
+        check_names(read_edits(tmp_path / "names.json").names, 5, source="names.json")
     with pytest.raises(LussError, match="names 6, but"):
         Segmenter.load(model, names={6: "cow"})
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from luss.methods.clustering import OnlineClustering
-from luss.progress import Silent, StopFlag
+from luss.progress import Reporter, StopFlag
 from luss.settings import ClusteringSettings, TrainSettings
 from luss.training.loop import Trainer, TrainJob
 from luss.training.task import Progress, StepOutput, Task
@@ -99,7 +99,7 @@ class ToyRegression(ToyTask):
         self.gradients.append(self.layer.weight.grad.clone())
 
 
-class Recorder(Silent):
+class Recorder(Reporter):
     """Keeps metric lines as the file of a stage does, and everything said."""
 
     def __init__(self) -> None:

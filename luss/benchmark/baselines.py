@@ -29,15 +29,9 @@ NEED_CLUSTERS = (CENTRED_BOX, WHOLE_IMAGE)
 
 
 def centred_box(label: int, height: int, width: int) -> NDArray[np.uint16]:
-    """A box in the middle with the image's aspect and `BOX_AREA` of its area, as nearly as whole pixels allow.
+    """(H, W) ids: `label` in a box in the middle, at least one pixel, and 0 around it.
 
-    Args:
-        label: The id inside; 0 outside.
-        height: Of the image, pixels, >= 1.
-        width: Of the image, pixels, >= 1.
-
-    Returns:
-        (H, W) ids; the box has at least one pixel.
+    The box has the aspect of the image (`height` and `width` in pixels, >= 1) and `BOX_AREA` of its area, as nearly as whole pixels allow.
     """
     labels = np.full((height, width), BACKGROUND, np.uint16)
     rows, columns = (max(1, round(extent * math.sqrt(BOX_AREA))) for extent in (height, width))

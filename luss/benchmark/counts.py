@@ -100,17 +100,6 @@ class Counts:
             ties,
         )
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Counts):
-            return NotImplemented
-        same = all(getattr(self, name) == getattr(other, name) for name in _COMPARED)
-        return same and np.array_equal(self.f_measure, other.f_measure)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-_COMPARED = ("num_classes", "thresholds", "num_images", "pixels", "cooccurrence", "largest", "ties")
-
 
 def num_steps(thresholds: tuple[float, ...] | None) -> int:
     """B, the number of thresholds counted: 1 without attention."""

@@ -165,19 +165,6 @@ def evaluate_maps(
     Raises:
         LussError: A map has the wrong shape or ids (the error names its position), or there is none.
     """
-    return evaluate(
-        count_maps(items, num_classes=num_classes, thresholds=thresholds, allow_foreign_ids=allow_foreign_ids), matching
-    )
-
-
-def count_maps(
-    items: Iterable[Item],
-    *,
-    num_classes: int,
-    thresholds: Sequence[float] | None = None,
-    allow_foreign_ids: bool = False,
-) -> Counts:
-    """The counting half of `evaluate_maps`, with the same arguments and errors."""
     counter = ImageCounter(num_classes, thresholds, allow_foreign_ids=allow_foreign_ids)
     total = Accumulator(Counts.empty(num_classes, counter.thresholds))
     for position, item in enumerate(items):
@@ -185,7 +172,7 @@ def count_maps(
             total.add(counter.count(*item))
         except LussError as error:
             raise LussError(f"image {position}: {error}") from error
-    return total.total()
+    return evaluate(total.total(), matching)
 
 
 def _run(task: CountTask, pairs: list[Pair], workers: int) -> Iterator[tuple[list[Pair], tuple[Counts, list[str]]]]:

@@ -4,7 +4,7 @@ Predictions and masks are `<category>/<name>.png` below two folders, id = R + 25
 `<category>/<name>.npy`.
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,7 +49,6 @@ class AttentionSource(Protocol):
         Raises:
             LussError: There is none.
         """
-        ...
 
     def read(self, name: str, size: tuple[int, int]) -> NDArray[np.floating]:
         """The attention of an image.
@@ -61,25 +60,18 @@ class AttentionSource(Protocol):
         Raises:
             LussError: There is none, or it is damaged.
         """
-        ...
 
 
 @dataclass(frozen=True)
-class AttentionFolder:
-    """Attention maps as `<category>/<name>.npy`, floating point, (H, W).
-
-    Attributes:
-        root: The folder.
-    """
+class AttentionFolder(AttentionSource):
+    """Attention maps as `<category>/<name>.npy`, floating point, (H, W), read as they are stored, whatever the size asked for."""
 
     root: Path
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """See `AttentionSource`."""
         return self._load(name, "r").shape
 
     def read(self, name: str, size: tuple[int, int]) -> NDArray[np.floating]:
-        """See `AttentionSource`; as stored, whatever the size."""
         return self._load(name, None)
 
     def _load(self, name: str, mode: Any) -> NDArray[Any]:
@@ -97,13 +89,7 @@ class AttentionFolder:
 
 @dataclass(frozen=True)
 class Pair:
-    """The files of one image.
-
-    Attributes:
-        name: "category/name", without an ending.
-        prediction: Its predicted clusters.
-        mask: Its true categories.
-    """
+    """The files of one image, its predicted clusters and its true categories; `name` is "category/name", without an ending."""
 
     name: str
     prediction: Path
@@ -171,7 +157,7 @@ def png_names(folder: Path, word: str) -> set[str]:
     """
     if not folder.is_dir():
         raise LussError(f"the folder of {word} {folder} does not exist")
-    paths: Iterable[Path] = (path.relative_to(folder) for path in folder.rglob("*.png"))
+    paths = (path.relative_to(folder) for path in folder.rglob("*.png"))
     return {path.as_posix() for path in paths if not any(part.startswith(".") for part in path.parts)}
 
 

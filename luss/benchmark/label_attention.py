@@ -17,8 +17,8 @@ _SEARCHED = "validation-labels"
 """Beside `labels/`: the maps of validation, there when the threshold was searched with its masks."""
 
 
-class LabelAttention:
-    """An `AttentionSource` over label files: attention in [0, 1], resized bilinearly to the size of the mask.
+class LabelAttention(AttentionSource):
+    """Attention from label files: float32 in [0, 1], resized bilinearly to the size of the mask.
 
     An image is found by its name without ending: "category/name" is the attention of `category/name.JPEG`. Keeps 32
     bytes an image. Pickles as the paths, so each worker process opens the files once for itself.
@@ -55,15 +55,9 @@ class LabelAttention:
         return LabelAttention, (self._paths,)
 
     def shape(self, name: str) -> None:
-        """See `AttentionSource`: any size, but the image must be there.
-
-        Raises:
-            LussError: No image of that name has a label map, or several do.
-        """
-        self._find(name)
+        self._find(name)  # any size, but the image must be there
 
     def read(self, name: str, size: tuple[int, int]) -> NDArray[np.floating]:
-        """See `AttentionSource`: (H, W) float32 in [0, 1]."""
         store, index = self._find(name)
         attention = store.raw(index)[1]
         rows, columns = (
@@ -75,7 +69,11 @@ class LabelAttention:
         return cast(NDArray[np.floating], values)
 
     def _find(self, name: str) -> tuple[LabelStore, int]:
-        """The file and the row of an image."""
+        """The file and the row of an image.
+
+        Raises:
+            LussError: No image of that name has a label map, or several do.
+        """
         if self._names is None:
             # Both names of the mask of every image.
             self._names = [
@@ -114,12 +112,11 @@ def attention_source(path: Path) -> AttentionSource:
     Raises:
         LussError: It is neither, or the label file is damaged.
     """
-    if any((path / inside / INDEX_NAME).is_file() for inside in (".", "labels", "pseudo_labels/labels")):
+    inside = (path / folder / INDEX_NAME for folder in (".", "labels", "pseudo_labels/labels"))
+    if any(index.is_file() for index in inside) or (path.is_file() and path.suffix == Path(INDEX_NAME).suffix):
         return LabelAttention.open(path)
     if path.is_dir():
         return AttentionFolder(path)
-    if path.is_file() and path.suffix == Path(INDEX_NAME).suffix:
-        return LabelAttention.open(path)
     raise LussError(
         f"{path} is no attention: give a folder of <category>/<name>.npy, a {INDEX_NAME} of luss, or the folder that holds it"
     )

@@ -93,12 +93,7 @@ class CountsReader:
             yield table
 
     def best_matching(self, step: int, pixels: Integers) -> Matching:
-        """The matching of the most common images, and of the best mIoU among those.
-
-        Args:
-            step: Position of the threshold.
-            pixels: (C + 2, C + 1) pixels there.
-        """
+        """The matching of the most common images, and of the best mIoU among those; `pixels` is the table of threshold `step`."""
         num_classes = self.counts.num_classes
         cluster, category, level = self._pairs
         images = np.zeros((num_classes + 1, num_classes + 1), np.int64)

@@ -61,13 +61,6 @@ class Tally:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Tally):
-            return NotImplemented
-        return np.array_equal(self.keys, other.keys) and np.array_equal(self.values, other.values)
-
-    __hash__ = None  # type: ignore[assignment]
-
 
 def pack(shape: Sequence[int], *indices: Integers | int) -> Integers:
     """Makes one key of an index a dimension, in row-major order.

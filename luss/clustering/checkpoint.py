@@ -9,8 +9,8 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from luss.clustering.engine import Floats
 from luss.files import replacing
 from luss.processes import Reduce
 
@@ -28,8 +28,8 @@ class LloydState:
 
     objectives: list[float] = field(default_factory=list)
     iteration: int = 0
-    centroids: NDArray[np.float32] | None = None
-    best_centroids: NDArray[np.float32] | None = None
+    centroids: Floats | None = None
+    best_centroids: Floats | None = None
 
     @property
     def best_objective(self) -> float:
@@ -119,7 +119,7 @@ def shared_state(state: LloydState, reduce: Reduce, shape: tuple[int, int]) -> L
     own = np.array(state.objectives) if reduce.rank == 0 else np.zeros(num_objectives)
     empty = np.zeros(shape, dtype=np.float32)
 
-    def table(present: int, values: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    def table(present: int, values: Floats | None) -> Floats | None:
         return reduce.broadcast(empty if values is None else values) if present else None
 
     return LloydState(

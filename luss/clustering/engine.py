@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+Floats = NDArray[np.float32]
+"""Vectors, or one number for each."""
+
 # What an engine on a CPU lets k-means keep in memory: small data is then read and converted once.
 CPU_RESIDENT_BYTES = 1 << 29
 # The sparse product converts its rows to float64: in blocks, so that a large chunk is not held twice over.
@@ -30,10 +33,10 @@ class Engine(Protocol):
     threads: int
     resident_bytes: int
 
-    def place(self, rows: NDArray[np.float32]) -> Any:
+    def place(self, rows: Floats) -> Any:
         """Brings (n, D) rows to where the engine works."""
 
-    def assign(self, placed: Any, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def assign(self, placed: Any, centroids: Floats) -> tuple[NDArray[np.int64], Floats]:
         """The nearest of (K, D) centroids for each placed row.
 
         Returns:
@@ -44,7 +47,7 @@ class Engine(Protocol):
         """(K, D) sums of the placed rows by cluster; `clusters` is (n,)."""
 
 
-def sum_by_cluster(rows: NDArray[np.float32], clusters: NDArray[np.int64], num_clusters: int) -> NDArray[np.float64]:
+def sum_by_cluster(rows: Floats, clusters: NDArray[np.int64], num_clusters: int) -> NDArray[np.float64]:
     """Sums rows by cluster on the CPU, in float64 and always in the order of the rows.
 
     A sparse product, because it is several times faster than `numpy.add.at` and `numpy.add.reduceat`.

@@ -2,13 +2,30 @@
 
 import importlib
 import importlib.util
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luss.clustering.engine import CPU_RESIDENT_BYTES, sum_by_cluster
+from luss.clustering.engine import CPU_RESIDENT_BYTES, Engine, Floats, sum_by_cluster
 from luss.errors import LussError
+
+EngineName = Literal["faiss", "torch", "auto"]
+"""faiss on a CPU, torch on any device; auto is faiss on a CPU where it is installed, else torch."""
+
+
+def choose_engine(name: str, device: str) -> str:
+    """What an `EngineName` means on a device: "faiss" or "torch".
+
+    Raises:
+        LussError: The name is unknown, or faiss is to work on another device than a CPU.
+    """
+    if name not in get_args(EngineName):
+        raise LussError(f"engine {name!r} is unknown: choose one of {', '.join(get_args(EngineName))}")
+    on_cpu = device.split(":")[0] == "cpu"
+    if name == "faiss" and not on_cpu:
+        raise LussError(f"the faiss engine works on the CPU: choose the torch engine for {device}, or device cpu")
+    return "torch" if name == "torch" or not on_cpu or (name == "auto" and not faiss_is_installed()) else "faiss"
 
 
 def faiss_is_installed() -> bool:
@@ -31,30 +48,7 @@ def import_faiss() -> Any:
         ) from error
 
 
-def nearest(
-    queries: NDArray[np.float32], rows: NDArray[np.float32], count: int
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The rows of the largest inner product with each query, exactly.
-
-    Args:
-        queries: (N, D).
-        rows: (M, D).
-        count: k, 1 <= k <= M.
-
-    Returns:
-        (N, k) inner products, largest first, and (N, k) numbers of the rows.
-
-    Raises:
-        LussError: faiss is not installed.
-    """
-    faiss = import_faiss()
-    similarities, places = faiss.knn(
-        np.ascontiguousarray(queries), np.ascontiguousarray(rows), count, metric=faiss.METRIC_INNER_PRODUCT
-    )
-    return similarities, places
-
-
-class FaissEngine:
+class FaissEngine(Engine):
     """Exact nearest centroids by `faiss.knn`, about 1.3 times as fast as a matrix product by torch on a CPU.
 
     Raises:
@@ -69,17 +63,13 @@ class FaissEngine:
         self.version: str = self._faiss.__version__
         self.threads: int = self._faiss.omp_get_max_threads()
 
-    def place(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def place(self, rows: Floats) -> Floats:
         """The rows themselves, contiguous."""
         return np.ascontiguousarray(rows)
 
-    def assign(
-        self, placed: NDArray[np.float32], centroids: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """See `Engine.assign`."""
+    def assign(self, placed: Floats, centroids: Floats) -> tuple[NDArray[np.int64], Floats]:
         distances, clusters = self._faiss.knn(placed, centroids, 1, metric=self._faiss.METRIC_L2)
         return clusters[:, 0], distances[:, 0]
 
-    def sums(self, placed: NDArray[np.float32], clusters: NDArray[np.int64], num_clusters: int) -> NDArray[np.float64]:
-        """See `Engine.sums`."""
+    def sums(self, placed: Floats, clusters: NDArray[np.int64], num_clusters: int) -> NDArray[np.float64]:
         return sum_by_cluster(placed, clusters, num_clusters)

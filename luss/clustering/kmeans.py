@@ -17,14 +17,14 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from luss.clustering.checkpoint import CheckpointFile, LloydState, shared_state
-from luss.clustering.engine import Engine
-from luss.clustering.faiss_engine import FaissEngine, faiss_is_installed
+from luss.clustering.engine import Engine, Floats
+from luss.clustering.faiss_engine import EngineName, FaissEngine, choose_engine
 from luss.clustering.lloyd import Lloyd, Progress
 from luss.clustering.source import Features, Metric, Source
 from luss.clustering.torch_engine import TorchEngine
@@ -33,8 +33,6 @@ from luss.processes import Reduce, in_step
 from luss.progress import Interrupted
 
 __all__ = ["EngineName", "Features", "KMeansResult", "Metric", "Progress", "kmeans"]
-
-EngineName = Literal["faiss", "torch", "auto"]
 
 _ALONE = Reduce()
 
@@ -56,7 +54,7 @@ class KMeansResult:
         threads: CPU threads it used.
     """
 
-    centroids: NDArray[np.float32]
+    centroids: Floats
     assignments: NDArray[np.int32]
     objective: float
     objectives: tuple[float, ...]
@@ -77,7 +75,7 @@ def kmeans(
     seed: int = 0,
     chunk_size: int = 65536,
     device: str = "cpu",
-    initial_centroids: NDArray[np.float32] | None = None,
+    initial_centroids: Floats | None = None,
     resident_bytes: int | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 10.0,
@@ -93,7 +91,7 @@ def kmeans(
     Args:
         features: N rows of D finite values; with several processes, the rows of this one, possibly none.
         num_clusters: K, 1 <= K <= N.
-        engine: "faiss" (CPU), "torch" (any device), or "auto": faiss on a CPU where it is installed, else torch.
+        engine: What does the arithmetic.
         metric: "cosine" ignores the length of rows (a row of zeros is equally far from all); "euclidean" does not.
         num_iterations: Most updates of the centroids a restart, >= 0.
         num_restarts: >= 1. Raising it later continues from the checkpoint.
@@ -116,10 +114,13 @@ def kmeans(
             engine is not available.
         Interrupted: `should_stop` said so, on any process. The checkpoint, if one was asked for, is written.
     """
-    numbers = {"num_clusters": (num_clusters, 1), "num_restarts": (num_restarts, 1), "seed": (seed, 0)}
-    _check_numbers(numbers | {"num_iterations": (num_iterations, 0), "chunk_size": (chunk_size, 1)})
+    limits = {"num_clusters": (num_clusters, 1), "num_restarts": (num_restarts, 1), "seed": (seed, 0)}
+    limits |= {"num_iterations": (num_iterations, 0), "chunk_size": (chunk_size, 1)}
+    for name, (value, least) in limits.items():
+        if value < least:
+            raise LussError(f"k-means needs {name} of at least {least}, not {value}")
     with in_step(reduce):
-        arithmetic = _make_engine(engine, device)
+        arithmetic: Engine = FaissEngine() if choose_engine(engine, device) == "faiss" else TorchEngine(device)
     source = Source(features, arithmetic, metric, chunk_size, resident_bytes, should_stop, reduce)
     _check_data(source, num_clusters, num_restarts, initial_centroids)
     settings = {
@@ -161,15 +162,7 @@ def _best_of_restarts(
     )
 
 
-def _check_numbers(limits: dict[str, tuple[int, int]]) -> None:
-    for name, (value, least) in limits.items():
-        if value < least:
-            raise LussError(f"k-means needs {name} of at least {least}, not {value}")
-
-
-def _check_data(
-    source: Source, num_clusters: int, num_restarts: int, initial_centroids: NDArray[np.float32] | None
-) -> None:
+def _check_data(source: Source, num_clusters: int, num_restarts: int, initial_centroids: Floats | None) -> None:
     if source.metric not in get_args(Metric):
         raise LussError(f"metric {source.metric!r} is unknown: choose {' or '.join(get_args(Metric))}")
     if source.num_rows < num_clusters:
@@ -182,16 +175,3 @@ def _check_data(
             raise LussError(f"initial_centroids must be {expected} finite numbers, not {initial_centroids.shape}")
         if num_restarts != 1:
             raise LussError(f"initial_centroids make every restart the same: set num_restarts to 1, not {num_restarts}")
-
-
-def _make_engine(name: str, device: str) -> Engine:
-    on_cpu = device.split(":")[0] == "cpu"
-    if name == "auto":
-        name = "faiss" if on_cpu and faiss_is_installed() else "torch"
-    if name == "torch":
-        return TorchEngine(device)
-    if name != "faiss":
-        raise LussError(f"engine {name!r} is unknown: choose one of {', '.join(get_args(EngineName))}")
-    if not on_cpu:
-        raise LussError(f"the faiss engine works on the CPU: choose the torch engine for {device}, or device cpu")
-    return FaissEngine()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import kmeans_plusplus
 
 from luss.clustering.checkpoint import CheckpointFile, LloydState
+from luss.clustering.engine import Floats
 from luss.clustering.source import Source, unit_rows
 from luss.errors import LussError
 from luss.processes import in_step
@@ -56,38 +57,21 @@ class Measured:
 
     objective: float
     clusters: NDArray[np.int32]
-    distances: NDArray[np.float32]
+    distances: Floats
     sums: NDArray[np.float64]
     counts: NDArray[np.int64]
 
 
+@dataclass(frozen=True)
 class Lloyd:
-    """Lloyd's loop with the restarts' starting points and the care for empty clusters.
+    """Lloyd's loop with the restarts' starting points and the care for empty clusters; the settings are those of `kmeans`."""
 
-    Args:
-        source: The rows.
-        num_clusters: K.
-        num_iterations: Most updates a restart.
-        seed: With the number of a restart it fixes the start.
-        initial_centroids: (K, D) start instead of k-means++, in the space of the features.
-        on_iteration: Called after every pass of `run_restart`.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        num_clusters: int,
-        num_iterations: int,
-        seed: int,
-        initial_centroids: NDArray[np.float32] | None,
-        on_iteration: Callable[[Progress], None],
-    ) -> None:
-        self._source = source
-        self._num_clusters = num_clusters
-        self._num_iterations = num_iterations
-        self._seed = seed
-        self._initial_centroids = initial_centroids
-        self._on_iteration = on_iteration
+    source: Source
+    num_clusters: int
+    num_iterations: int
+    seed: int
+    initial_centroids: Floats | None
+    on_iteration: Callable[[Progress], None]
 
     def run_restart(self, state: LloydState, file: CheckpointFile) -> None:
         """Finishes the restart that `state` is in and records it there.
@@ -99,33 +83,33 @@ class Lloyd:
         restart = len(state.objectives)
         if state.centroids is None:
             # The same bits on every process, whatever their processors make of the same arithmetic.
-            state.centroids = self._source.reduce.broadcast(self._start(restart))
+            state.centroids = self.source.reduce.broadcast(self._start(restart))
         while True:
             measured = self.measure(state.centroids)
             num_empty = int((measured.counts == 0).sum())
-            self._on_iteration(Progress(restart, state.iteration, measured.objective, state.best_objective, num_empty))
+            self.on_iteration(Progress(restart, state.iteration, measured.objective, state.best_objective, num_empty))
             num_filled = self._fill_empty_clusters(measured)
             updated = self._update(measured, state.centroids)
-            budget = self._num_iterations + (_EXTRA_ITERATIONS if num_filled and self._num_iterations else 0)
+            budget = self.num_iterations + (_EXTRA_ITERATIONS if num_filled and self.num_iterations else 0)
             if state.iteration >= budget or np.array_equal(updated, state.centroids):
                 break
             state.centroids = updated
             state.iteration += 1
-            with in_step(self._source.reduce):
+            with in_step(self.source.reduce):
                 file.write_if_due(state)
         if measured.objective < state.best_objective:
             state.best_centroids = state.centroids
         state.objectives.append(measured.objective)
         state.centroids, state.iteration = None, 0
 
-    def measure(self, centroids: NDArray[np.float32]) -> Measured:
+    def measure(self, centroids: Floats) -> Measured:
         """Assigns all rows to (K, D) centroids of prepared rows, and sums them by cluster.
 
         Raises:
             LussError: Distances overflow float32.
             Interrupted: The source was asked to stop.
         """
-        source, engine = self._source, self._source.engine
+        source, engine = self.source, self.source.engine
         num_rows = len(source.features)
         clusters = np.empty(num_rows, dtype=np.int32)
         distances = np.empty(num_rows, dtype=np.float32)
@@ -137,26 +121,26 @@ class Lloyd:
                 if chunk_clusters.min() < 0 or not np.isfinite(chunk_distances).all():
                     raise LussError("squares of the features overflow float32: scale the features down")
                 clusters[start:stop], distances[start:stop] = chunk_clusters, chunk_distances
-                sums += engine.sums(placed, chunk_clusters, self._num_clusters)
-        counts = np.bincount(clusters, minlength=self._num_clusters)
+                sums += engine.sums(placed, chunk_clusters, self.num_clusters)
+        counts = np.bincount(clusters, minlength=self.num_clusters)
         total = np.concatenate([counts, [distances.sum(dtype=np.float64)]])
         total, sums = source.reduce.sum(total), source.reduce.sum(sums)
         return Measured(float(total[-1] / source.num_rows), clusters, distances, sums, total[:-1].astype(np.int64))
 
-    def _start(self, restart: int) -> NDArray[np.float32]:
+    def _start(self, restart: int) -> Floats:
         """(K, D) starting centroids, a pure function of (seed, restart) and the data; only process 0's count."""
-        if self._initial_centroids is not None:
-            return self._source.prepare(self._initial_centroids)
-        num_rows = self._source.num_rows
-        random = np.random.default_rng([self._seed, restart])
-        size = min(num_rows, max(_SAMPLE_ROWS, _SAMPLE_ROWS_PER_CLUSTER * self._num_clusters))
+        if self.initial_centroids is not None:
+            return self.source.prepare(self.initial_centroids)
+        num_rows = self.source.num_rows
+        random = np.random.default_rng([self.seed, restart])
+        size = min(num_rows, max(_SAMPLE_ROWS, _SAMPLE_ROWS_PER_CLUSTER * self.num_clusters))
         sample = np.arange(num_rows) if size == num_rows else np.sort(random.choice(num_rows, size, replace=False))
-        gathered = self._source.gather(sample)
-        if self._source.reduce.rank > 0:
-            return np.empty((self._num_clusters, gathered.shape[1]), dtype=np.float32)
+        gathered = self.source.gather(sample)
+        if self.source.reduce.rank > 0:
+            return np.empty((self.num_clusters, gathered.shape[1]), dtype=np.float32)
         # float64, because scikit-learn converts float32 again for every centroid.
         rows = gathered.astype(np.float64)
-        centroids, _ = kmeans_plusplus(rows, self._num_clusters, random_state=int(random.integers(2**31)))
+        centroids, _ = kmeans_plusplus(rows, self.num_clusters, random_state=int(random.integers(2**31)))
         return np.asarray(centroids, dtype=np.float32)
 
     def _fill_empty_clusters(self, measured: Measured) -> int:
@@ -168,7 +152,7 @@ class Lloyd:
         if len(empty) == 0:
             return 0
         indices, distances, clusters = self._farthest(measured, len(empty))
-        rows = self._source.gather(indices)
+        rows = self.source.gather(indices)
         num_filled = 0
         for donor, distance, row in zip(clusters, distances, rows, strict=True):
             if measured.counts[donor] < 2 or distance <= _ROUNDING * float(row @ row):
@@ -181,9 +165,7 @@ class Lloyd:
             num_filled += 1
         return num_filled
 
-    def _farthest(
-        self, measured: Measured, number: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int32]]:
+    def _farthest(self, measured: Measured, number: int) -> tuple[NDArray[np.int64], Floats, NDArray[np.int32]]:
         """The `number` rows of all processes that are farthest from their centroids.
 
         Returns:
@@ -191,23 +173,23 @@ class Lloyd:
         """
         # Those of all are among the farthest of each.
         own = farthest(measured.distances, number)
-        parts = (own + self._source.first_row, measured.distances[own], measured.clusters[own])
-        indices, distances, clusters = (np.concatenate(self._source.reduce.gather(part)) for part in parts)
+        parts = (own + self.source.first_row, measured.distances[own], measured.clusters[own])
+        indices, distances, clusters = (np.concatenate(self.source.reduce.gather(part)) for part in parts)
         chosen = farthest(distances, number)
         return indices[chosen], distances[chosen], clusters[chosen]
 
-    def _update(self, measured: Measured, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _update(self, measured: Measured, centroids: Floats) -> Floats:
         """The mean of each cluster's rows, of length 1 for cosine; a cluster without a mean keeps its centroid."""
         means = (measured.sums / np.maximum(measured.counts, 1)[:, None]).astype(np.float32)
         usable = measured.counts > 0
-        if self._source.metric == "cosine":
+        if self.source.metric == "cosine":
             usable &= np.linalg.norm(means, axis=1) > _ROUNDING
             means = unit_rows(means)
         updated = np.where(usable[:, None], means, centroids)
-        return cast(NDArray[np.float32], self._source.reduce.broadcast(updated))
+        return cast(Floats, self.source.reduce.broadcast(updated))
 
 
-def farthest(distances: NDArray[np.float32], number: int) -> NDArray[np.int64]:
+def farthest(distances: Floats, number: int) -> NDArray[np.int64]:
     """Ascending positions of the `number` largest of (n,) distances, all if there are fewer; the first of equals."""
     number = min(number, len(distances))
     if number == 0:

@@ -1,16 +1,16 @@
 """Exact search of the most similar vectors of a bank: faiss on a CPU, torch anywhere."""
 
-from typing import Literal, get_args
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from luss.clustering import faiss_engine, torch_engine
+from luss.clustering.engine import Floats
+from luss.clustering.faiss_engine import EngineName, choose_engine, import_faiss
+from luss.clustering.torch_engine import CPU_BLOCK, full_float32
 from luss.errors import LussError
 
-EngineName = Literal["faiss", "torch", "auto"]
+# Scores that a GPU holds at once: 1 GB.
+_GPU_SCORES = 1 << 28
 
 
 class Neighbours:
@@ -23,37 +23,25 @@ class Neighbours:
         ```
     """
 
-    def __init__(self, vectors: NDArray[np.float32], *, engine: EngineName = "auto", device: str = "cpu") -> None:
+    def __init__(self, vectors: Floats, *, engine: EngineName = "auto", device: str = "cpu") -> None:
         """Keeps the vectors where the engine works.
 
         Args:
             vectors: (M, D), M >= 1.
-            engine: "faiss" (CPU), "torch" (any device), or "auto": faiss on a CPU where it is installed, else torch.
+            engine: What searches.
             device: Where the torch engine works, for example "cuda:0".
 
         Raises:
             LussError: Unknown engine; faiss on another device than a CPU, or not installed; no vectors.
         """
-        if engine not in get_args(EngineName):
-            raise LussError(f"engine {engine!r} is unknown: choose one of {', '.join(get_args(EngineName))}")
+        self.engine = choose_engine(engine, device)
         if not len(vectors):
             raise LussError("a bank without vectors has no neighbours: give it one at least")
-        on_cpu = device.split(":")[0] == "cpu"
-        if engine == "auto":
-            engine = "faiss" if on_cpu and faiss_engine.faiss_is_installed() else "torch"
-        if engine == "faiss":
-            if not on_cpu:
-                raise LussError(
-                    f"the faiss engine works on the CPU: choose the torch engine for {device}, or device cpu"
-                )
-            faiss_engine.import_faiss()
-        self.engine = engine
+        self._faiss = import_faiss() if self.engine == "faiss" else None
         self._vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self._placed = torch.from_numpy(self._vectors).to(device)
 
-    def __len__(self) -> int:
-        return len(self._vectors)
-
+    @torch.no_grad()
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """The most similar vectors of each query.
 
@@ -64,8 +52,12 @@ class Neighbours:
         Returns:
             (N, k) inner products, largest first, and (N, k) int64 numbers of the vectors; k = min(count, M).
         """
-        count = min(count, len(self))
-        if self.engine == "torch":
-            return torch_engine.nearest(queries, self._placed, count)
-        similarities, places = faiss_engine.nearest(queries.numpy(), self._vectors, count)
-        return torch.from_numpy(similarities), torch.from_numpy(places)
+        count = min(count, len(self._vectors))
+        if self._faiss is not None:
+            rows, metric = np.ascontiguousarray(queries.numpy()), self._faiss.METRIC_INNER_PRODUCT
+            similarities, places = self._faiss.knn(rows, self._vectors, count, metric=metric)
+            return torch.from_numpy(similarities), torch.from_numpy(places)
+        block = CPU_BLOCK if self._placed.device.type == "cpu" else max(1, _GPU_SCORES // len(self._placed))
+        with full_float32():
+            found = [torch.topk(part @ self._placed.T, count, dim=1) for part in torch.split(queries, block)]
+        return torch.cat([best.values for best in found]), torch.cat([best.indices for best in found])

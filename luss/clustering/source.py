@@ -7,8 +7,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from luss.clustering.engine import Engine
+from luss.clustering.engine import Engine, Floats
 from luss.errors import LussError
+from luss.features.store import FeatureStore
 from luss.processes import Reduce, in_step
 from luss.progress import Interrupted
 
@@ -25,76 +26,51 @@ class Features(Protocol):
     def __len__(self) -> int:
         """Number N of rows."""
 
-    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, Floats]]:
         """The rows from `start` on in order, `chunk_size` at once, as (first row, (n, D) float32)."""
 
-    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    def gather(self, indices: NDArray[np.integer[Any]]) -> Floats:
         """(n, D) float32 rows at ascending `indices` (n,)."""
 
 
-class Readable(Protocol):
-    """What `Share` reads from: `luss.features.store.FeatureStore`."""
-
-    @property
-    def dim(self) -> int:
-        """Length D of a vector."""
-
-    def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """(stop - start, D) rows."""
-
-    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """(n, D) float32 rows at `indices` (n,)."""
-
-
-class Share:
-    """The rows of a store that one of several processes works on, numbered from 0; nothing else of the store is read.
+class Share(Features):
+    """`Features` that one of several processes works on, numbered from 0, possibly none; nothing else of the store is read.
 
     Args:
         store: All rows.
         rows: Which of them, without gaps.
     """
 
-    def __init__(self, store: Readable, rows: range) -> None:
+    def __init__(self, store: FeatureStore, rows: range) -> None:
         self._store = store
         self._rows = rows
 
     @property
     def dim(self) -> int:
-        """Length D of a vector."""
         return self._store.dim
 
     def __len__(self) -> int:
-        """Number of rows, may be 0."""
         return len(self._rows)
 
-    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """See `Features.chunks`."""
+    def chunks(self, chunk_size: int, start: int = 0) -> Iterator[tuple[int, Floats]]:
         for first in range(start, len(self), chunk_size):
             begin = self._rows.start + first
             yield first, self._store.read(begin, min(begin + chunk_size, self._rows.stop))
 
-    def gather(self, indices: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """See `Features.gather`."""
+    def gather(self, indices: NDArray[np.integer[Any]]) -> Floats:
         return self._store.gather(indices + self._rows.start)
 
 
-def unit_rows(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_rows(rows: Floats) -> Floats:
     """(n, D) rows brought to length 1; a row of zeros stays."""
-    lengths: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    lengths: Floats = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     return np.divide(rows, np.maximum(lengths, np.finfo(np.float32).tiny)[:, None], dtype=np.float32)
 
 
 class Source:
-    """Hands out rows as Lloyd's loop wants them, keeping as many chunks placed between passes as the budget allows.
+    """Hands out rows as Lloyd's loop wants them, keeping as many chunks placed between passes as `resident_bytes` allows.
 
-    Args:
-        features: The rows; with several processes, this one's.
-        engine: Where they are placed.
-        metric: "cosine" or "euclidean".
-        chunk_size: Rows at once.
-        resident_bytes: The budget; None takes the engine's own.
-        should_stop: Asked before every chunk.
-        reduce: The processes that hold the other rows.
+    The settings are those of `kmeans`.
 
     Attributes:
         num_rows: Rows of all processes.
@@ -111,13 +87,10 @@ class Source:
         should_stop: Callable[[], bool],
         reduce: Reduce,
     ) -> None:
-        self.features = features
-        self.reduce = reduce
+        self.features, self.engine, self.metric, self.reduce = features, engine, metric, reduce
         sizes = np.concatenate(reduce.gather(np.array([len(features)])))
         self.num_rows = int(sizes.sum())
         self.first_row = int(sizes[: reduce.rank].sum())
-        self.engine = engine
-        self.metric = metric
         self._chunk_size = chunk_size
         budget = engine.resident_bytes if resident_bytes is None else resident_bytes
         self._num_resident = budget // (4 * features.dim * max(min(chunk_size, len(features)), 1))
@@ -153,15 +126,15 @@ class Source:
         parts = self.reduce.gather(np.array([checksum, len(self.features)]))
         return zlib.crc32(np.concatenate(parts).tobytes())
 
-    def prepare(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    def prepare(self, rows: Floats) -> Floats:
         """(n, D) rows of length 1 (cosine), or from the mean of all rows, where float32 is finest (euclidean)."""
         return unit_rows(rows) if self.metric == "cosine" else rows - self._mean
 
-    def restore(self, centroids: NDArray[np.float32]) -> NDArray[np.float32]:
+    def restore(self, centroids: Floats) -> Floats:
         """Takes centroids of prepared rows back to where the rows are."""
         return centroids + self._mean
 
-    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def gather(self, indices: NDArray[np.int64]) -> Floats:
         """(n, D) prepared rows at ascending `indices` (n,) among those of all processes, on each of them."""
         own = indices[(indices >= self.first_row) & (indices < self.first_row + len(self.features))] - self.first_row
         with in_step(self.reduce):

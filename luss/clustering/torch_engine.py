@@ -1,4 +1,4 @@
-"""k-means arithmetic and neighbour search by torch, in float32 on any device."""
+"""k-means arithmetic by torch, in float32 on any device."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,14 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from luss.clustering.engine import CPU_RESIDENT_BYTES, sum_by_cluster
+from luss.clustering.engine import CPU_RESIDENT_BYTES, Engine, Floats, sum_by_cluster
 from luss.errors import LussError
 
 # On a CPU a block of scores should stay in the cache; a GPU wants few, large products.
-_CPU_BLOCK = 1024
+CPU_BLOCK = 1024
 _GPU_BLOCK = 32768
-# Scores of a neighbour search that a GPU holds at once: 1 GB.
-_GPU_SCORES = 1 << 28
 
 
 class Placed(NamedTuple):
@@ -26,7 +24,7 @@ class Placed(NamedTuple):
     half_squares: Tensor
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Nearest centroids by a matrix product. Chunks may fill half of a GPU's free memory: passes then need no transfer.
 
     Args:
@@ -49,22 +47,21 @@ class TorchEngine:
         self.resident_bytes = CPU_RESIDENT_BYTES
         if self._device.type == "cuda":
             self.resident_bytes = torch.cuda.mem_get_info(self._device)[0] // 2
-        self._block = _CPU_BLOCK if self._device.type == "cpu" else _GPU_BLOCK
+        self._block = CPU_BLOCK if self._device.type == "cpu" else _GPU_BLOCK
 
     @torch.no_grad()
-    def place(self, rows: NDArray[np.float32]) -> Placed:
+    def place(self, rows: Floats) -> Placed:
         """The rows on the device."""
         on_device = torch.from_numpy(np.ascontiguousarray(rows)).to(self._device)
         return Placed(on_device, 0.5 * torch.linalg.vector_norm(on_device, dim=1).square())
 
     @torch.no_grad()
-    def assign(self, placed: Placed, centroids: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """See `Engine.assign`."""
+    def assign(self, placed: Placed, centroids: Floats) -> tuple[NDArray[np.int64], Floats]:
         on_device = torch.from_numpy(np.ascontiguousarray(centroids)).to(self._device)
         # Nearest means largest x.c - |c|^2 / 2: |x|^2 is the same for every centroid and is added after the search.
         offsets = on_device.square().sum(1) * -0.5
         clusters, scores = [], []
-        with _full_float32():
+        with full_float32():
             for block in torch.split(placed.rows, self._block):
                 best = torch.addmm(offsets, block, on_device.T).max(1)
                 clusters.append(best.indices)
@@ -74,30 +71,10 @@ class TorchEngine:
 
     @torch.no_grad()
     def sums(self, placed: Placed, clusters: NDArray[np.int64], num_clusters: int) -> NDArray[np.float64]:
-        """See `Engine.sums`."""
         if self._device.type == "cpu":
             return sum_by_cluster(placed.rows.numpy(), clusters, num_clusters)
-        return one_hot_sums(
-            placed.rows, torch.from_numpy(clusters).to(self._device), num_clusters, block_size=self._block
-        )
-
-
-@torch.no_grad()
-def nearest(queries: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The rows of the largest inner product with each query, exactly.
-
-    Args:
-        queries: (N, D) float32.
-        rows: (M, D) on the same device.
-        count: k, 1 <= k <= M.
-
-    Returns:
-        (N, k) inner products, largest first, and (N, k) int64 numbers of the rows.
-    """
-    block = _CPU_BLOCK if rows.device.type == "cpu" else max(1, _GPU_SCORES // len(rows))
-    with _full_float32():
-        found = [torch.topk(part @ rows.T, count, dim=1) for part in torch.split(queries, block)]
-    return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
+        on_device = torch.from_numpy(clusters).to(self._device)
+        return one_hot_sums(placed.rows, on_device, num_clusters, block_size=self._block)
 
 
 def one_hot_sums(rows: Tensor, clusters: Tensor, num_clusters: int, *, block_size: int) -> NDArray[np.float64]:
@@ -113,7 +90,7 @@ def one_hot_sums(rows: Tensor, clusters: Tensor, num_clusters: int, *, block_siz
         (K, D) sums.
     """
     total = np.zeros((num_clusters, rows.shape[1]))
-    with _full_float32():
+    with full_float32():
         for block, block_clusters in zip(torch.split(rows, block_size), torch.split(clusters, block_size), strict=True):
             one_hot = torch.zeros(num_clusters, len(block), device=rows.device)
             one_hot.scatter_(0, block_clusters[None], 1.0)
@@ -122,7 +99,7 @@ def one_hot_sums(rows: Tensor, clusters: Tensor, num_clusters: int, *, block_siz
 
 
 @contextlib.contextmanager
-def _full_float32() -> Iterator[None]:
+def full_float32() -> Iterator[None]:
     """Keeps TF32 and bfloat16 out of products: they would move rows to other clusters."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -63,22 +63,18 @@ class Layout:
 
 
 def find_layout(root: Path) -> Layout:
-    """Finds the splits of a data set.
+    """Finds the splits of a data set in its folder.
 
     A root with at least one of the folders `SPLITS` is an ImageNet-S root. There, folders that extend a split's name
     (`train-full`, `train-extra`) are splits too. Any other root is a plain folder of images: one split, "train",
     without masks.
-
-    Args:
-        root: The data set's folder.
 
     Raises:
         LussError: The root is not a folder.
     """
     if not root.is_dir():
         raise LussError(f"{root} is not a folder: set data.root to the folder that holds the images")
-    present = [split for split in SPLITS if (root / split).is_dir()]
-    if not present:
+    if not (present := [split for split in SPLITS if (root / split).is_dir()]):
         return Layout(root, {"train": root}, {})
     extended = sorted(
         folder.name
@@ -113,12 +109,7 @@ def category_ids(folder: Path) -> dict[str, int]:
 
 
 def mask_path(layout: Layout, split: str, name: str) -> Path:
-    """The mask of an image; the file need not exist.
-
-    Args:
-        layout: The data set.
-        split: One of `layout.masks`.
-        name: The image's path below the split's folder, with forward slashes: "dog/x.JPEG".
+    """The mask of an image, named by its path below the split's folder ("dog/x.JPEG"); the file need not exist.
 
     Raises:
         LussError: The split has no masks.
@@ -201,11 +192,7 @@ def read_mask(path: Path) -> NDArray[np.uint16]:
 
 
 def write_mask(path: Path, ids: NDArray[np.integer]) -> None:
-    """Writes a mask as RGB PNG, atomically; its folder is made when absent.
-
-    Args:
-        path: The file, by custom `*.png`.
-        ids: (H, W) whole numbers in 0..65535.
+    """Writes a mask, (H, W) whole numbers in 0..65535, as RGB PNG, atomically; its folder is made when absent.
 
     Raises:
         LussError: The ids do not fit a mask (see `encode_mask`), or the disk is full.

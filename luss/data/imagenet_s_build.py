@@ -11,14 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from luss.data.imagenet_s import MASK_FOLDER_SUFFIX
+from luss.data.imagenet_s import MASK_FOLDER_SUFFIX, SPLITS
 from luss.data.imagenet_s_build_archive import MASKED_SPLITS
 from luss.data.imagenet_s_build_place import Placer
 from luss.data.imagenet_s_build_sources import ImageNet, Lists, image_names
 from luss.errors import LussError
-
-SETS = (50, 300, 919)
-"""The sets by their number of categories."""
 
 MERGES = {
     "n04356056": "n04355933",
@@ -118,27 +115,25 @@ def build_set(
     return _Build(number, annotations, imagenet, out, copy, lists, on_missing, on_progress).run()
 
 
+@dataclass
 class _Build:
-    def __init__(
-        self,
-        number: int,
-        annotations: Path,
-        imagenet: ImageNet,
-        out: Path,
-        copy: bool,
-        lists: Lists | None,
-        on_missing: Callable[[Missing], None],
-        on_progress: Callable[[str, int, int], None],
-    ) -> None:
-        self.number, self.annotations, self.imagenet, self.lists = number, annotations.absolute(), imagenet, lists
-        self.on_missing, self.on_progress = on_missing, on_progress
-        self.built = Built(f"ImageNetS{number}", out.absolute() / f"ImageNetS{number}")
-        self.place = Placer(out, copy=copy)
-        self.categories = _categories(self.annotations)
-        self.val = imagenet.val_images()
+    number: int
+    annotations: Path
+    imagenet: ImageNet
+    out: Path
+    copy: bool
+    lists: Lists | None
+    on_missing: Callable[[Missing], None]
+    on_progress: Callable[[str, int, int], None]
+
+    def __post_init__(self) -> None:
+        self.annotations = self.annotations.absolute()
+        name = f"ImageNetS{self.number}"
+        self.built, self.place = Built(name, self.out.absolute() / name), Placer(self.out, copy=self.copy)
+        self.categories, self.val = _categories(self.annotations), self.imagenet.val_images()
 
     def run(self) -> Built:
-        for split in ("train", *MASKED_SPLITS, "test"):
+        for split in SPLITS:
             folder = self.built.folder / split
             if folder.is_symlink():
                 raise LussError(f"{folder} is a link, through which files would be written elsewhere: remove the link")
@@ -167,32 +162,29 @@ class _Build:
             if source == target:  # the archive was unpacked into its place
                 continue
             for category in self.progress(split + MASK_FOLDER_SUFFIX):
-                self.place.real_folder(target / category)
-                for name in _mask_names(source / category):
-                    self.place.file(source / category / name, target / category / name)
+                self.folder_of_files(target / category, source / category, _mask_names(source / category))
+
+    def folder_of_files(self, target: Path, source: Path, names: list[str]) -> None:
+        self.place.real_folder(target)
+        for name in names:
+            self.place.file(source / name, target / name)
 
     def annotated(self, split: str, find: Callable[[str], Path | None]) -> None:
         """Puts the image of every mask of a split into its place."""
         source, _ = self.folders(split)
         for category in self.progress(split):
-            names = _mask_names(source / category)
-            if not names:
+            if not (names := _mask_names(source / category)):
                 self.missing(split, f"{category}/", "the annotations hold no mask of this category")
             self.images(split, category, ((os.path.splitext(name)[0], None) for name in names), find)
 
     def images(
-        self,
-        split: str,
-        category: str,
-        wanted: Iterable[tuple[str, str | None]],
-        find: Callable[[str], Path | None],
+        self, split: str, category: str, wanted: Iterable[tuple[str, str | None]], find: Callable[[str], Path | None]
     ) -> None:
         """Puts images (name in ImageNet, name in the set or None for the same) into a category's folder."""
         folder = self.built.folder / split / category
         self.place.real_folder(folder)
         for stem, name in wanted:
-            source = find(stem)
-            if source is None:
+            if (source := find(stem)) is None:
                 self.missing(split, f"{category}/{name or stem + '.JPEG'}", f"{stem} is not in ImageNet's folder")
             else:
                 self.place.file(source, folder / (name or source.name))
@@ -218,21 +210,18 @@ class _Build:
 
     def train(self) -> None:
         for category in self.progress("train"):
-            taken = [category]
-            if self.number == 919:
-                taken += [merged for merged, target in MERGES.items() if target == category]
-            target = self.built.folder / "train" / category
-            sources = [self.imagenet.train / wnid for wnid in taken]
-            for wnid, source in zip(taken, sources, strict=True):
-                if not source.is_dir():
+            merged = [wnid for wnid, home in MERGES.items() if home == category and self.number == 919]
+            target, present = self.built.folder / "train" / category, []
+            for wnid in (category, *merged):
+                source = self.imagenet.train / wnid
+                if source.is_dir():
+                    present.append(source)
+                else:
                     self.missing("train", f"{category}/", f"there is no folder {source} of {wnid}")
-            present = [source for source in sources if source.is_dir()]
-            if len(taken) == 1 and not self.place.copy and present and self.place.linked_folder(present[0], target):
+            if not merged and not self.place.copy and present and self.place.linked_folder(present[0], target):
                 continue
             for source in present:
-                self.place.real_folder(target)
-                for name in image_names(source):
-                    self.place.file(source / name, target / name)
+                self.folder_of_files(target, source, image_names(source))
 
     def progress(self, split: str) -> Iterator[str]:
         for done, category in enumerate(self.categories):
@@ -247,7 +236,7 @@ class _Build:
     def count(self) -> None:
         expected = PUBLISHED[self.number]
         self.built.counts.append(Count("categories", expected["categories"], len(self.categories)))
-        for split in ("train", "train-semi", "validation", "test"):
+        for split in SPLITS:
             folder = self.built.folder / split
             if split != "test" or folder.is_dir():
                 self.built.counts.append(Count(split, expected[split], _num_files(folder)))
@@ -277,9 +266,7 @@ def _num_files(folder: Path) -> int:
     if not folder.is_dir():
         return 0
     total = 0
-    for category in os.scandir(folder):
-        if not category.is_dir():
-            continue
+    for category in filter(os.DirEntry.is_dir, os.scandir(folder)):
         names = image_names(Path(category.path))
         # A linked folder holds ImageNet's own files.
         linked = category.is_symlink()

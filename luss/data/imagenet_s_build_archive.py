@@ -30,10 +30,7 @@ _DRIVE = re.compile(r"^[A-Za-z]:")
 
 
 def find_sets(folder: Path) -> dict[int, Path]:
-    """The annotated sets in a folder: the folder itself, its folders, or theirs.
-
-    Args:
-        folder: Unpacked annotations.
+    """The annotated sets in a folder of unpacked annotations: the folder itself, its folders, or theirs.
 
     Returns:
         50, 300 or 919 to the folder that holds `<split>-segmentation`, ascending.
@@ -43,8 +40,7 @@ def find_sets(folder: Path) -> dict[int, Path]:
     """
     if not folder.is_dir():
         raise LussError(f"{folder} is not a folder: give the annotation archive (.zip) or its unpacked folder")
-    found = _sets(folder)
-    if not found:
+    if not (found := _sets(folder)):
         raise LussError(
             f"{folder} holds no annotations of ImageNet-S: expected ImageNetS50, ImageNetS300 or ImageNetS919 in it, "
             "with the folders train-semi-segmentation and validation-segmentation"
@@ -69,8 +65,7 @@ def open_annotations(
         LussError: See `find_sets` and `unpack`.
     """
     found = _sets(given) if given.is_dir() else {}
-    archives = sorted(given.glob("*.zip")) if given.is_dir() else [given]
-    for archive in archives:
+    for archive in sorted(given.glob("*.zip")) if given.is_dir() else [given]:
         named = _SET.match(archive.name)
         if given.is_dir() and (named is None or int(named[1]) in found):
             continue
@@ -145,8 +140,7 @@ def _checked(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> dic
         )
     targets: dict[Path, zipfile.ZipInfo] = {}
     for member in members:
-        fault = _fault(member)
-        if fault:
+        if fault := _fault(member):
             raise LussError(
                 f"{archive} was not unpacked: its member {member.orig_filename!r} {fault}. Download it again"
             )

@@ -5,17 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from luss.data.images import IMAGE_SUFFIXES
+from luss.data.images import IMAGE_SUFFIXES, is_image
 from luss.errors import LussError
 
 _PLACES = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 # ImageNet's own ending first.
 _ENDINGS = (".JPEG", *sorted({ending for suffix in IMAGE_SUFFIXES for ending in (suffix, suffix.upper())} - {".JPEG"}))
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image that `luss` reads."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def image_names(folder: Path) -> list[str]:
@@ -86,10 +81,7 @@ class Lists:
 
     @classmethod
     def open(cls, folder: Path) -> "Lists":
-        """Finds the lists.
-
-        Args:
-            folder: The toolkit, or its folder `data`.
+        """Finds the lists in the toolkit, or in its folder `data`.
 
         Raises:
             LussError: They are not there.
@@ -122,8 +114,7 @@ class Lists:
         path = self._test(number)
         with open(path, encoding="utf-8") as file:
             for line, text in enumerate(file, start=1):
-                words = text.split()
-                if not words:
+                if not (words := text.split()):
                     continue
                 target = PurePosixPath(words[-1]).parts[-2:]
                 if len(words) != 2 or len(target) != 2 or ".." in target or not is_image(target[1]):

@@ -6,6 +6,7 @@ runs Ghostscript). Opening the format's class directly leaves the limit to the c
 """
 
 import contextlib
+import os
 import stat
 import threading
 import warnings
@@ -66,6 +67,11 @@ class UnreadableImage(LussError):
         return UnreadableImage, (self.path, self.reason)
 
 
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image that `luss` reads; hidden ones are not."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
 def read_image(path: Path, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads a file as an upright RGB image; the first frame where there are several.
 
@@ -99,14 +105,7 @@ def read_image(path: Path, *, min_side: int | None = None, max_pixels: int = MAX
 
 
 def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Reads the size that `read_image` would give, from the header alone.
-
-    Args:
-        path: The file.
-        max_pixels: Limit on width x height.
-
-    Returns:
-        (width, height) in pixels, EXIF orientation applied.
+    """Reads the size that `read_image` would give, (width, height) in pixels with the EXIF orientation applied, from the header alone.
 
     Raises:
         UnreadableImage: As for `read_image`, as far as the header tells.

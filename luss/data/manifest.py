@@ -24,7 +24,8 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, read_image, read_size
+from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, is_image, read_image, read_size
+from luss.data.names import inside
 from luss.data.skipped import SkippedFiles, escape_path, unescape_path
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
@@ -54,14 +55,11 @@ class ManifestSummary:
 
 
 def find_images(root: Path, *, report: Callable[[Path, str], None] = lambda path, reason: None) -> Iterator[str]:
-    """Walks a folder for files with an image suffix, in the order of their path components.
+    """Walks the folder `root` for files with an image suffix, in the order of their path components.
 
     Links are followed, except links to a folder that contains them. Hidden files and folders do not count. Only the
-    names in the folders on the way to the current file are held in memory.
-
-    Args:
-        root: The folder.
-        report: Called with a folder that cannot be listed, and the reason.
+    names in the folders on the way to the current file are held in memory. `report` is called with a folder that cannot be
+    listed, and the reason.
 
     Yields:
         Path below `root` with forward slashes; bytes that are not UTF-8 as surrogates (PEP 383).
@@ -110,7 +108,7 @@ def build_manifest(
     if not image_root.is_dir():
         raise LussError(f"{image_root} is not a folder: set data.root to the folder that holds the images")
     root = image_root.absolute()
-    files = _Files.of(folder, split)
+    files = _Files(folder, split)
     files.facts.unlink(missing_ok=True)
     skipped.forget(root)
     num_before = skipped.count
@@ -158,17 +156,13 @@ class Manifest:
 
     @classmethod
     def open(cls, folder: Path | str, split: str) -> "Manifest":
-        """Opens the manifest of a split.
-
-        Args:
-            folder: The folder given to `build_manifest`.
-            split: The split.
+        """Opens the manifest of a split in the folder given to `build_manifest`.
 
         Raises:
             LussError: There is no complete manifest of this split, or its files do not belong together.
         """
         folder = Path(folder)
-        facts_path = _Files.of(folder, split).facts
+        facts_path = _Files(folder, split).facts
         if not facts_path.exists():
             raise LussError(
                 f"there is no complete manifest of split {split!r} in {folder}: run the stage that builds it"
@@ -191,7 +185,7 @@ class Manifest:
 
     def name(self, index: int) -> str:
         """The image's path below `image_root`, with forward slashes."""
-        return unescape_path(self._row(index)[3].decode())
+        return inside(unescape_path(self._row(index)[3].decode()), self.folder)
 
     def path(self, index: int) -> Path:
         """The image's file."""
@@ -202,27 +196,21 @@ class Manifest:
         _, width, height, _ = self._row(index)
         return int(width), int(height)
 
-    def category(self, index: int) -> str | None:
-        """The first folder of the image's name; None for an image directly in the root."""
-        first, slash, _ = self.name(index).partition("/")
-        return first if slash else None
-
     def names(self) -> Iterator[str]:
         """All names in the order of the ids."""
-        return (unescape_path(row[3].decode()) for row in self._rows())
+        table, _ = self._maps or self._open_maps()
+        start = len(_COLUMNS)
+        # Not table.readline(): its position is shared by all iterators and threads.
+        while start < len(table):
+            end = table.find(b"\n", start)
+            yield inside(unescape_path(table[start:end].split(b"\t")[3].decode()), self.folder)
+            start = end + 1
 
     def digest(self, count: int) -> str:
         """Stands for the first `count` images: their names and sizes in order. Reads their lines, some 60 bytes an image."""
         table, offsets = self._maps or self._open_maps()
         end = int(offsets[count]) if count < len(self) else self._num_bytes
         return hashlib.sha256(memoryview(table)[:end]).hexdigest()
-
-    def sizes(self) -> NDArray[np.int32]:
-        """(N, 2) width and height of all images in pixels: 8 bytes an image."""
-        sizes = np.empty((len(self), 2), dtype=np.int32)
-        for index, row in enumerate(self._rows()):
-            sizes[index] = int(row[1]), int(row[2])
-        return sizes
 
     def _row(self, index: int) -> list[bytes]:
         if not 0 <= index < self._num_images:
@@ -231,17 +219,8 @@ class Manifest:
         start = int(offsets[index])
         return table[start : table.find(b"\n", start)].split(b"\t")
 
-    def _rows(self) -> Iterator[list[bytes]]:
-        table, _ = self._maps or self._open_maps()
-        start = len(_COLUMNS)
-        # Not table.readline(): its position is shared by all iterators and threads.
-        while start < len(table):
-            end = table.find(b"\n", start)
-            yield table[start:end].split(b"\t")
-            start = end + 1
-
     def _open_maps(self) -> tuple[mmap.mmap, NDArray[np.uint64]]:
-        files = _Files.of(self.folder, self.split)
+        files = _Files(self.folder, self.split)
         advice = "delete the folder and build the manifest again"
         try:
             with open(files.table, "rb") as file:
@@ -255,15 +234,9 @@ class Manifest:
         return self._maps
 
 
-@dataclass(frozen=True)
 class _Files:
-    table: Path
-    offsets: Path
-    facts: Path
-
-    @classmethod
-    def of(cls, folder: Path, split: str) -> "_Files":
-        return cls(folder / f"{split}.tsv", folder / f"{split}.offsets.npy", folder / f"{split}.json")
+    def __init__(self, folder: Path, split: str) -> None:
+        self.table, self.offsets, self.facts = (folder / f"{split}{end}" for end in (".tsv", ".offsets.npy", ".json"))
 
 
 def _walk(
@@ -291,15 +264,11 @@ def _list(folder: str) -> tuple[list[str], set[str]]:
     folders: set[str] = set()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
+            if is_folder := not entry.name.startswith(".") and _is_folder(entry):
                 folders.add(entry.name)
+            if is_folder or is_image(entry.name):
                 names.append(entry.name)
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                names.append(entry.name)
-    names.sort()
-    return names, folders
+    return sorted(names), folders
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

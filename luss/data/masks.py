@@ -29,7 +29,7 @@ def draw_masks(
     masks = np.zeros((count, *grid), dtype=np.bool_)
     for view in range(count):
         if settings.complementary and view % 2:
-            masks[view] = complement(masks[view - 1]) if masks[view - 1].any() else False
+            masks[view] = ~masks[view - 1] if masks[view - 1].any() else False
         else:
             masks[view] = draw_mask(generator, grid, settings)
     return masks
@@ -41,7 +41,6 @@ def draw_mask(generator: np.random.Generator, grid: tuple[int, int], settings: M
     Args:
         generator: Where randomness comes from. One number is taken from it whatever the settings, so that masks do not move what is drawn next.
         grid: Rows and columns of patches, >= 1.
-        settings: See there.
 
     Returns:
         (rows, columns), True = hidden.
@@ -54,11 +53,6 @@ def draw_mask(generator: np.random.Generator, grid: tuple[int, int], settings: M
     if settings.kind == "uniform":
         return hide_by_noise(own.random(mask.size), ratio).reshape(grid)
     return hide_blocks(own, grid, ratio, settings)
-
-
-def complement(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Hides what the mask shows and shows what it hides; any shape."""
-    return ~mask
 
 
 def hide_by_noise(noise: NDArray[np.float64], ratio: float) -> NDArray[np.bool_]:
@@ -84,8 +78,7 @@ def hide_blocks(
     A rectangle counts where it hides something new and not too much; so the middle of the grid is hidden more often than its border.
 
     Args:
-        generator: Where randomness comes from.
-        grid: Rows and columns of patches, >= 1.
+        generator, grid: See `draw_mask`.
         ratio: Share to hide, 0 to 1.
         settings: Kind "block" or "exact_block", smallest area and aspect of a rectangle.
 
@@ -117,14 +110,7 @@ def _num_shown(size: int, ratio: float) -> int:
 def _draw_block(
     generator: np.random.Generator, grid: tuple[int, int], missing: float, settings: MaskSettings
 ) -> tuple[slice, slice]:
-    """A rectangle in the grid, smaller than it in both directions; empty where the one that was drawn is not.
-
-    Args:
-        generator: Where randomness comes from.
-        grid: Rows and columns.
-        missing: Patches still to hide, > 0: the largest area.
-        settings: Smallest area and aspect.
-    """
+    """A rectangle in the grid, smaller than it in both directions, of at most `missing` > 0 patches; empty where the one that was drawn is not."""
     # The ends may be the wrong way round: the last gaps are tried with blocks larger than they are, which may overlap what is hidden.
     area = settings.least_block + generator.random() * (missing - settings.least_block)
     aspect = math.exp(generator.uniform(math.log(settings.aspect[0]), math.log(settings.aspect[1])))

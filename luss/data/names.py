@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from luss.errors import LussError
+
 
 def name_hash(name: str) -> int:
     """Eight bytes that stand for a name, in 0..2**64 - 1: the same on every machine; bytes that are not UTF-8 come as surrogates (PEP 383)."""
@@ -25,6 +27,23 @@ def repeated(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values[counts > 1]
 
 
+def inside(name: str, source: object) -> str:
+    """The name, which a file from a stranger has: one that leads out of its folder would be read or written anywhere.
+
+    Args:
+        name: A path below a folder, with forward slashes.
+        source: Where it stands, for the message.
+
+    Raises:
+        LussError: It is absolute, or has a part `..`.
+    """
+    if name[:1] == "/" or (".." in name and ".." in name.split("/")):
+        raise LussError(
+            f"{source} names the image {name!r}, which leads out of its folder: luss writes no such names, do not trust it"
+        )
+    return name
+
+
 class NameIndex:
     """Finds the place of a name in a list of names; keeps 16 bytes a name."""
 
@@ -36,9 +55,8 @@ class NameIndex:
 
     def places(self, name: str) -> list[int]:
         """Where the name may stand, ascending; the caller compares, because two names may share a hash."""
-        first, end = (
-            int(np.searchsorted(self._hashes, np.uint64(name_hash(name)), side)) for side in ("left", "right")
-        )
+        wanted = np.uint64(name_hash(name))
+        first, end = (int(np.searchsorted(self._hashes, wanted, side)) for side in ("left", "right"))
         return [int(place) for place in self._order[first:end]]
 
 

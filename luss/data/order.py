@@ -1,6 +1,7 @@
 """Which images a step takes: the same for any number of processes, from any position on."""
 
 from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,29 +12,26 @@ def epoch_order(num_images: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng([seed, epoch, 0x0DE5]).permutation(num_images)
 
 
+@dataclass(eq=False)
 class RemainingBatches:
     """Every batch of one process from a step to the end of the training, as lists of (epoch, index): loader workers live through all epochs.
 
     The global batch of a step is the same whatever the number of processes: process r takes the r-th part of each micro-batch.
+    `first_step` is the first step of the whole training that is still to do.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        *,
-        seed: int,
-        epochs: int,
-        batch_size: int,
-        accumulate: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        first_step: int = 0,
-    ) -> None:
-        """`first_step`: the first step of the whole training that is still to do."""
-        self.num_images, self.seed, self.epochs = num_images, seed, epochs
-        self.batch_size, self.accumulate = batch_size, accumulate
-        self.rank, self.world_size, self.first_step = rank, world_size, first_step
-        self.steps_per_epoch = num_images // batch_size
+    num_images: int
+    _: KW_ONLY
+    seed: int
+    epochs: int
+    batch_size: int
+    accumulate: int = 1
+    rank: int = 0
+    world_size: int = 1
+    first_step: int = 0
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = self.num_images // self.batch_size
 
     def __len__(self) -> int:
         return (self.steps_per_epoch * self.epochs - self.first_step) * self.accumulate

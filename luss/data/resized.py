@@ -25,8 +25,7 @@ def target_size(
     """The size an image is resized to: its short side becomes `short_side`, its aspect is kept up to rounding.
 
     Args:
-        width: Of the image, pixels.
-        height: Of the image, pixels.
+        width, height: Of the image, pixels.
         short_side: Pixels.
         size_multiple: The long side is rounded to a multiple of this, so that images share batches; 1 keeps the aspect to the pixel.
         multiple: What the network's sides must be multiples of (`Backbone.multiple`): all three numbers are rounded to it.
@@ -43,12 +42,22 @@ def target_size(
     return (long_side, short_side) if width >= height else (short_side, long_side)
 
 
+def whole_size(size: tuple[int, int], settings: WholeImageSettings, multiple: int) -> tuple[int, int]:
+    """The `target_size` of an image of some width and height in a pass by these settings; `multiple` is the network's."""
+    return target_size(
+        *size,
+        short_side=settings.short_side,
+        size_multiple=settings.size_multiple,
+        multiple=multiple,
+        max_aspect=settings.max_aspect,
+    )
+
+
 def shape_batches(sizes: Sequence[tuple[int, int]], indices: Sequence[int], batch_size: int) -> list[list[int]]:
     """Groups indices whose images have the same target size into batches, in a fixed order.
 
     Args:
-        sizes: Target size of each entry of `indices`.
-        indices: Image indices.
+        sizes, indices: Target size and number of each image.
         batch_size: Images of the first shape a batch may hold; larger shapes keep the number of pixels about the same.
     """
     groups: dict[tuple[int, int], list[int]] = {}
@@ -106,12 +115,7 @@ def _collate(samples: list[tuple[int, Tensor | None, str, str]]) -> ResizedBatch
 
 
 def resized_batches(
-    manifest: Manifest,
-    indices: Sequence[int],
-    settings: WholeImageSettings,
-    *,
-    max_pixels: int,
-    multiple: int = 1,
+    manifest: Manifest, indices: Sequence[int], settings: WholeImageSettings, *, max_pixels: int, multiple: int = 1
 ) -> Iterator[ResizedBatch]:
     """Whole images at `target_size`, grouped into batches of one shape; the order of images is not that of `indices`.
 
@@ -119,13 +123,7 @@ def resized_batches(
     """
 
     def size_of(index: int) -> tuple[int, int]:
-        return target_size(
-            *manifest.size(index),
-            short_side=settings.short_side,
-            size_multiple=settings.size_multiple,
-            multiple=multiple,
-            max_aspect=settings.max_aspect,
-        )
+        return whole_size(manifest.size(index), settings, multiple)
 
     batches = shape_batches([size_of(index) for index in indices], indices, settings.batch_size)
     dataset = _ResizedDataset(manifest, size_of, max_pixels, nearest_multiple(settings.short_side, multiple), False)
@@ -133,12 +131,7 @@ def resized_batches(
 
 
 def cropped_batches(
-    manifest: Manifest,
-    indices: Sequence[int],
-    settings: ExtractFeaturesSettings,
-    *,
-    max_pixels: int,
-    multiple: int = 1,
+    manifest: Manifest, indices: Sequence[int], settings: ExtractFeaturesSettings, *, max_pixels: int, multiple: int = 1
 ) -> Iterator[ResizedBatch]:
     """Centre squares: the short side at `resize` pixels, of which the middle `crop` x `crop` are kept; in order of `indices`.
 

@@ -21,7 +21,7 @@ from PIL import Image
 from luss.data.imagenet_s import MASK_FOLDER_SUFFIX, write_mask
 from luss.data.shapes_drawing import CATEGORIES, Drawing, draw_shape
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, is_disk_full, read_json, write_json
+from luss.files import TEMPORARY_SUFFIX, full_disk_named, read_json, write_json
 
 VERSION = 1
 """Raised with every change to the drawing code, so that a data set drawn by older code is drawn again."""
@@ -109,8 +109,7 @@ def make_shapes(
     Args:
         root: The data set's folder; absent, empty, or made by this function.
         num_train: Pictures in `train` (no masks); categories in equal shares.
-        num_validation: Pictures in `validation`.
-        num_test: Pictures in `test`.
+        num_validation, num_test: Pictures in `validation` and `test`.
         num_train_semi_per_category: Pictures of each category in `train-semi`: the first ones of `train`.
         size: Longest side in pixels, at least (at most 1.3 times as much).
         difficulty: 0 (calm, centred, upright) to 1 (busy, any pose, small or faint objects).
@@ -120,9 +119,8 @@ def make_shapes(
     Raises:
         LussError: A parameter is out of range; `root` holds files that this function did not write; the disk is full.
     """
-    parameters = _Parameters(
-        num_train, num_validation, num_test, num_train_semi_per_category, size, float(difficulty), seed
-    )
+    numbers = num_train, num_validation, num_test, num_train_semi_per_category, size
+    parameters = _Parameters(*numbers, float(difficulty), seed)
     parameters.check()
     root = Path(root)
     if _is_made(root, parameters):
@@ -131,14 +129,11 @@ def make_shapes(
     fresh = root.with_name(f".{root.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     old = root.with_name(f".{root.name}.{os.getpid()}.old")
     try:
-        _write_all(fresh, parameters, workers)
-        if root.exists():
-            os.rename(root, old)
-        os.rename(fresh, root)
-    except OSError as error:
-        if is_disk_full(error):
-            raise LussError(f"the disk that holds {root.parent} is full: free some space and run again") from error
-        raise
+        with full_disk_named(root.parent):
+            _write_all(fresh, parameters, workers)
+            if root.exists():
+                os.rename(root, old)
+            os.rename(fresh, root)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -162,12 +157,8 @@ def _is_made(root: Path, parameters: _Parameters) -> bool:
 def _jobs(parameters: _Parameters) -> Iterator[tuple[str, int]]:
     """(split, index) of every picture to draw, train-semi's among train's."""
     num_semi = parameters.num_train_semi_per_category * len(CATEGORIES)
-    counts = {
-        "train": max(parameters.num_train, num_semi),
-        "validation": parameters.num_validation,
-        "test": parameters.num_test,
-    }
-    return ((split, index) for split, count in counts.items() for index in range(count))
+    counts = (max(parameters.num_train, num_semi), parameters.num_validation, parameters.num_test)
+    return ((split, index) for split, count in zip(_STREAMS, counts, strict=True) for index in range(count))
 
 
 def _write_all(folder: Path, parameters: _Parameters, workers: int) -> None:
@@ -180,12 +171,8 @@ def _write_all(folder: Path, parameters: _Parameters, workers: int) -> None:
     else:
         # Spawned, not forked: the caller may hold torch's threads, and a fork of those can hang.
         # Ctrl-C reaches the whole process group: workers that died of it would leave the pool waiting.
-        with ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
-        ) as pool:
+        spawned, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(workers, spawned, signal.signal, ignored) as pool:
             for _ in pool.map(write, _jobs(parameters), chunksize=32):
                 pass
     (folder / "categories.txt").write_text("".join(f"{name}\n" for name in CATEGORIES), encoding="utf-8")
@@ -197,18 +184,14 @@ def _write_sample(folder: Path, parameters: _Parameters, job: tuple[str, int]) -
     split, index = job
     drawing = draw_sample(split, index, size=parameters.size, difficulty=parameters.difficulty, seed=parameters.seed)
     category = category_of(index)
+    name = f"{category}/{category}_{index:05d}"
     mask = drawing.mask.astype(np.uint16) * np.uint16(index % len(CATEGORIES) + 1)
     semi = split == "train" and index < parameters.num_train_semi_per_category * len(CATEGORIES)
-    if split != "train" or index < parameters.num_train:
-        _save_image(folder / split, category, index, drawing)
-    if semi:
-        _save_image(folder / "train-semi", category, index, drawing)
+    splits = [split] if split != "train" or index < parameters.num_train else []
+    for home in [*splits, "train-semi"] if semi else splits:
+        path = folder / home / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawing.image).save(path, quality=_JPEG_QUALITY)
     labelled = "train-semi" if semi else split
     if labelled != "train":
-        write_mask(folder / f"{labelled}{MASK_FOLDER_SUFFIX}" / category / f"{category}_{index:05d}.png", mask)
-
-
-def _save_image(folder: Path, category: str, index: int, drawing: Drawing) -> None:
-    path = folder / category / f"{category}_{index:05d}.jpg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawing.image).save(path, quality=_JPEG_QUALITY)
+        write_mask(folder / f"{labelled}{MASK_FOLDER_SUFFIX}" / f"{name}.png", mask)

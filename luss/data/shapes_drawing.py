@@ -7,7 +7,7 @@ drawn from the same distributions for every category, so nothing but shape and l
 import dataclasses
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits, load_sample_images
 
 Floats = npt.NDArray[np.float32]
 Reals = npt.NDArray[np.floating[Any]]
-Outline = list[npt.NDArray[np.float64]]
+Points = npt.NDArray[np.float64]
+Outline = list[Points]
 Pattern = Callable[["Frame", np.random.Generator], Reals]
 
 SUPERSAMPLING = 4
@@ -66,25 +67,23 @@ class Frame:
 # Outlines: closed polygons in the unit frame; those after the first are holes.
 
 
-def _circle(
-    radius: float = 1.0, start: float = 0.0, end: float = 2 * np.pi, centre: float = 0.0
-) -> npt.NDArray[np.float64]:
+def _circle(radius: float = 1.0, start: float = 0.0, end: float = 2 * np.pi, centre: float = 0.0) -> Points:
     angle = np.linspace(start, end, 72)
     return np.stack([centre + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-def _polar(radii: list[float], repeats: int) -> npt.NDArray[np.float64]:
+def _polar(radii: list[float], repeats: int) -> Points:
     """Corners at equal angles whose distances from the centre cycle through `radii`, `repeats` times."""
     radius = np.tile(radii, repeats)
     angle = np.arange(len(radius)) * 2 * np.pi / len(radius)
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
-def _rotation(angle: float) -> npt.NDArray[np.float64]:
+def _rotation(angle: float) -> Points:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
-def _crescent() -> npt.NDArray[np.float64]:
+def _crescent() -> Points:
     offset, radius = 0.62, 0.8
     crossing = (offset**2 + 1 - radius**2) / (2 * offset)
     outer = np.arccos(crossing)
@@ -93,19 +92,19 @@ def _crescent() -> npt.NDArray[np.float64]:
     return np.concatenate([outside, _circle(radius, -inner, -2 * np.pi + inner, offset)])
 
 
-def _cross(arm: float = 0.4) -> npt.NDArray[np.float64]:
+def _cross(arm: float = 0.4) -> Points:
     quarter = np.array([[arm, 1.0], [arm, arm], [1.0, arm]])
     turns = [quarter @ _rotation(quarters * np.pi / 2) for quarters in range(4)]
     return np.concatenate(turns)
 
 
-def _heart() -> npt.NDArray[np.float64]:
+def _heart() -> Points:
     t = np.linspace(0, 2 * np.pi, 96, endpoint=False)
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     return np.stack([np.sin(t) ** 3, -(y + 2.5) / 16], axis=1)
 
 
-def _plaque(half_width: float = 0.78, corner: float = 0.25) -> npt.NDArray[np.float64]:
+def _plaque(half_width: float = 0.78, corner: float = 0.25) -> Points:
     arc = _circle(corner, 0, np.pi / 2)[::6]
     x, y = half_width - corner, 1.0 - corner
     corners = [(0, (x, y)), (1, (-x, y)), (2, (-x, -y)), (3, (x, -y))]
@@ -222,9 +221,8 @@ def _threes() -> Floats:
     digits: Any = load_digits()
     small = digits.images[digits.target == 3].astype(np.float32) / 16
     zoom = DIGIT_RESOLUTION / 8
-    return np.asarray(
-        ndimage.zoom(small, (1, zoom, zoom), order=3, mode="grid-constant", grid_mode=True), dtype=np.float32
-    )
+    enlarged = ndimage.zoom(small, (1, zoom, zoom), order=3, mode="grid-constant", grid_mode=True)
+    return np.asarray(enlarged, dtype=np.float32)
 
 
 @cache
@@ -285,10 +283,8 @@ def _photo_crop(rng: np.random.Generator, width: int, height: int) -> Floats:
     # Rounding can leave a hair less than nothing.
     left = rng.uniform(0, max(0.0, photograph.width - scale * width))
     top = rng.uniform(0, max(0.0, photograph.height - scale * height))
-    right, bottom = min(left + scale * width, photograph.width), min(top + scale * height, photograph.height)
-    pixels = np.asarray(
-        photograph.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, right, bottom)), dtype=np.float32
-    )
+    box = (left, top, min(left + scale * width, photograph.width), min(top + scale * height, photograph.height))
+    pixels = np.asarray(photograph.resize((width, height), Image.Resampling.BILINEAR, box=box), dtype=np.float32)
     gains = np.diag(rng.uniform(0.5, 1.2, size=3))[rng.permutation(3)]
     pixels = pixels[:, :: int(rng.choice([-1, 1]))] @ gains.astype(np.float32)
     return 255 - pixels if rng.uniform() < 0.3 else pixels
@@ -299,14 +295,12 @@ def _background(rng: np.random.Generator, colour: Floats, width: int, height: in
     kind = rng.choice(4, p=[0.4, 0.2, 0.2, 0.2])
     if kind == 0:
         picture = _photo_crop(rng, width, height)
-    elif kind == 1:
-        picture = _noise_field(rng, width, height, 2)
     elif kind == 2:
         weights = rng.dirichlet([1.5, 1.0, 1.0])
         fields = [_noise_field(rng, width, height, cells) for cells in (3, 9, 24)]
         picture = sum((w * f for w, f in zip(weights.tolist(), fields, strict=True)), np.zeros((), dtype=np.float32))
     else:
-        picture = _noise_field(rng, width, height, 5)
+        picture = _noise_field(rng, width, height, 2 if kind == 1 else 5)
     return np.asarray(colour + (picture - picture.mean(axis=(0, 1))) * _mix(0.1, 0.9, difficulty), dtype=np.float32)
 
 
@@ -329,18 +323,14 @@ def _clutter(rng: np.random.Generator, background: Floats, difficulty: float) ->
     return np.asarray(layer.reduce(factor), dtype=np.float32)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pose:
+class _Pose(NamedTuple):
     """Where the object lies: picture = object @ matrix.T + centre, in pixels (x, y)."""
 
-    matrix: npt.NDArray[np.float64]
-    centre: npt.NDArray[np.float64]
-
-    def to_picture(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return points @ self.matrix.T + self.centre
+    matrix: Points
+    centre: Points
 
 
-def _polygon_area(points: npt.NDArray[np.float64]) -> float:
+def _polygon_area(points: Points) -> float:
     x, y = points.T
     return float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
 
@@ -369,7 +359,7 @@ def _coverage(outline: Outline, pose: _Pose, width: int, height: int) -> Floats:
     layer = Image.new("L", (width * SUPERSAMPLING, height * SUPERSAMPLING))
     draw = ImageDraw.Draw(layer)
     for number, points in enumerate(outline):
-        corners = pose.to_picture(points) * SUPERSAMPLING - 0.5
+        corners = (points @ pose.matrix.T + pose.centre) * SUPERSAMPLING - 0.5
         draw.polygon([tuple(corner) for corner in corners.tolist()], fill=0 if number else 255)
     return np.asarray(layer.reduce(SUPERSAMPLING), dtype=np.float32) / np.float32(255)
 
@@ -393,9 +383,8 @@ def _texture(
 def _develop(rng: np.random.Generator, picture: Floats, difficulty: float) -> npt.NDArray[np.uint8]:
     """Light from one side, a lens that is not quite sharp, and sensor noise."""
     height, width = picture.shape[:2]
-    direction = rng.uniform(0, 2 * np.pi)
+    direction, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, _mix(0.05, 0.5, difficulty))
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)[:, None]
-    strength = rng.uniform(0, _mix(0.05, 0.5, difficulty))
     light = 1 + strength * (np.cos(direction) * x + np.sin(direction) * y) / np.sqrt(2)
     lit = np.clip(picture * light[..., None], 0, 255).astype(np.uint8)
     soft = Image.fromarray(lit).filter(ImageFilter.GaussianBlur(rng.uniform(0.0, _mix(0.2, 0.8, difficulty))))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from luss.errors import LussError
-from luss.files import is_disk_full, replacing
+from luss.files import full_disk_named, replacing
 
 _HEADER = ("path", "reason")
 
@@ -23,21 +23,14 @@ def escape_path(path: str) -> str:
     r"""Writes any path of the system as one line of valid UTF-8 without tabs, readable by people.
 
     Tab, newline, carriage return and backslash become `\t`, `\n`, `\r` and `\\`; other control characters and bytes
-    that are not UTF-8 become `\xNN`. All else, spaces and unicode included, stays.
-
-    Args:
-        path: A path as `os` gives it: bytes that are not UTF-8 as surrogates.
+    that are not UTF-8 (`os` gives them as surrogates) become `\xNN`. All else, spaces and unicode included, stays.
     """
-    return _ESCAPED.sub(lambda match: "\\" + _escape_letter(match[0]), path)
+    return _ESCAPED.sub(lambda found: "\\" + (_LETTERS.get(found[0]) or f"x{ord(found[0]) & 0xFF:02x}"), path)
 
 
 def unescape_path(text: str) -> str:
     """The path that `escape_path` turned into `text`."""
     return _ESCAPE.sub(lambda match: _unescape_letter(match[1]), text) if "\\" in text else text
-
-
-def _escape_letter(character: str) -> str:
-    return _LETTERS.get(character) or f"x{ord(character) & 0xFF:02x}"
 
 
 def _unescape_letter(letter: str) -> str:
@@ -72,10 +65,6 @@ class SkippedFiles:
         if path.exists():
             self._load()
 
-    def __contains__(self, path: Path) -> bool:
-        """Whether `path` is listed."""
-        return escape_path(str(path)) in self._reasons
-
     @property
     def count(self) -> int:
         """Number of files listed."""
@@ -92,21 +81,12 @@ class SkippedFiles:
             return
         self._reasons[name] = " ".join(escape_path(reason).split())
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(self.path, "ab") as file:
-                rows = [(name, self._reasons[name])]
-                file.write(_csv_lines([_HEADER, *rows] if file.tell() == 0 else rows))
-        except OSError as error:
-            if is_disk_full(error):
-                raise LussError(f"the disk that holds {self.path} is full: free some space and run again") from error
-            raise
+        with full_disk_named(self.path), open(self.path, "ab") as file:
+            rows = [(name, self._reasons[name])]
+            file.write(_csv_lines([_HEADER, *rows] if file.tell() == 0 else rows))
 
     def forget(self, folder: Path) -> None:
-        """Takes `folder` and the files below it off the list, because they are about to be looked at anew.
-
-        Args:
-            folder: A folder as it begins the paths that were added.
-        """
+        """Takes a folder, as it begins the paths that were added, and all below it off the list: they are about to be looked at anew."""
         top = escape_path(str(folder)).rstrip(os.sep) + os.sep
         kept = {name: reason for name, reason in self._reasons.items() if not f"{name}{os.sep}".startswith(top)}
         self._replace(kept)

@@ -9,7 +9,6 @@ Everything random about a sample is a pure function of (seed, epoch, index), so 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -44,8 +43,7 @@ def draw_rectangle(generator: np.random.Generator, width: int, height: int, scal
 
     Args:
         generator: Where randomness comes from.
-        width: Of the image, pixels, >= 1.
-        height: Of the image, pixels, >= 1.
+        width, height: Of the image, pixels, >= 1.
         scale: Smallest and largest share of the area, in (0, 1].
 
     Returns:
@@ -140,43 +138,23 @@ class Views:
     sizes: Tensor
     unreadable: list[tuple[str, str]]
 
-    def same_size(self) -> list[Tensor]:
-        """The images of neighbouring groups of one size in one tensor (V * B, 3, S, S) each: they share a pass through the network."""
-        found = []
-        for _, run in groupby(self.groups, key=lambda group: group.images.shape[-1]):
-            flat = [group.flat() for group in run]
-            found.append(flat[0] if len(flat) == 1 else torch.cat(flat))
-        return found
+    def _mapped(self, change: Callable[[Tensor], Tensor], *, but: str = "") -> "Views":
+        def mapped(group: ViewGroup) -> ViewGroup:
+            parts = {name: part for name, part in vars(group).items() if part is not None and name != but}
+            return replace(group, **{name: change(part) for name, part in parts.items()})
 
-    def _mapped(self, change: Callable[[Tensor], Tensor], *, colours: bool) -> "Views":
-        groups = [
-            ViewGroup(
-                change(group.images),
-                change(group.rectangles),
-                change(group.flips),
-                change(group.colours) if colours else group.colours,
-                None if group.masks is None else change(group.masks),
-            )
-            for group in self.groups
-        ]
-        return replace(self, groups=tuple(groups))
+        return replace(self, groups=tuple(map(mapped, self.groups)))
 
     def pin_memory(self) -> "Views":
         """Moves the tensors to page-locked memory (called by the loader)."""
-        return self._mapped(torch.Tensor.pin_memory, colours=True)
+        return self._mapped(torch.Tensor.pin_memory)
 
     def prepared(self, device: torch.device, normalise: Callable[[Tensor], Tensor]) -> "Views":
-        """On a device, in their colours, as a network wants them.
-
-        Args:
-            device: Where to.
-            normalise: (N, 3, S, S) float32 in [0, 1] -> the network's input.
-        """
-        moved = self._mapped(lambda tensor: tensor.to(device, non_blocking=True), colours=False)
-        groups = [
-            replace(group, images=normalise(apply_colours(group.flat(), group.colours.flatten(0, 1))).view(shape))
-            for group, shape in ((group, group.images.shape) for group in moved.groups)
-        ]
+        """On a device, in their colours, as a network wants them: `normalise` takes (N, 3, S, S) float32 in [0, 1]."""
+        moved, groups = self._mapped(lambda tensor: tensor.to(device, non_blocking=True), but="colours"), []
+        for group in moved.groups:
+            coloured = apply_colours(group.flat(), group.colours.flatten(0, 1))
+            groups.append(replace(group, images=normalise(coloured).view(group.images.shape)))
         return replace(moved, groups=tuple(groups))
 
 
@@ -192,14 +170,9 @@ class ViewDataset(Dataset[dict[str, Any]]):
         max_pixels: int,
         patch: int = 16,
     ) -> None:
-        """Makes views of the images of manifests.
+        """Makes the view groups that a method asked for of the images of one or more manifests; indices run through one after another.
 
-        Args:
-            manifests: One or more; indices run through them one after another.
-            groups: The view groups a method asked for.
-            seed: Of the run.
-            max_pixels: Larger images are unreadable.
-            patch: Side of the patches that masks hide, pixels.
+        Images of more than `max_pixels` are unreadable; `patch` is the side of the patches that masks hide, pixels.
         """
         self.images = ImageSource(manifests, max_pixels=max_pixels)
         self.groups = list(groups)
@@ -214,13 +187,12 @@ class ViewDataset(Dataset[dict[str, Any]]):
         index, image, original, unreadable = self.images.readable(index)
         groups = [self._views(generator, image, original, group) for group in self.groups]
         # Masks are drawn last: a learner's views are the same with and without them.
-        masks = [
-            draw_masks(generator, (group.size // self.patch,) * 2, group.mask, count=group.count)
-            if group.mask
-            else None
-            for group in self.groups
-        ]
+        masks = [self._masks(generator, group) for group in self.groups]
         return {"groups": groups, "masks": masks, "index": index, "size": original, "unreadable": unreadable}
+
+    def _masks(self, generator: np.random.Generator, group: ViewSettings) -> NDArray[np.bool_] | None:
+        grid = (group.size // self.patch, group.size // self.patch)
+        return draw_masks(generator, grid, group.mask, count=group.count) if group.mask else None
 
     def _views(
         self, generator: np.random.Generator, image: Image.Image, original: tuple[int, int], group: ViewSettings
@@ -240,14 +212,13 @@ class ViewDataset(Dataset[dict[str, Any]]):
     def collate(self, samples: list[dict[str, Any]]) -> Views:
         """Stacks samples."""
 
-        def stacked(arrays: list[NDArray[Any]]) -> Tensor:
+        def stacked(arrays: Sequence[NDArray[Any]]) -> Tensor:
             return torch.from_numpy(np.stack(arrays, axis=1))
 
         groups = []
         for place in range(len(self.groups)):
-            images, rectangles, flips, colours = (
-                stacked([sample["groups"][place][part] for sample in samples]) for part in range(4)
-            )
+            parts = zip(*(sample["groups"][place] for sample in samples), strict=True)
+            images, rectangles, flips, colours = map(stacked, parts)
             masks = [sample["masks"][place] for sample in samples]
             hidden = None if masks[0] is None else stacked(masks)
             groups.append(ViewGroup(images, rectangles, flips, colours, hidden))

@@ -57,14 +57,7 @@ class CardFacts:
 def write_card(
     folder: Path, facts: CardFacts, tally: Tally, categories: Mapping[int, str], *, num_skipped: int
 ) -> None:
-    """Writes the card of an export.
-
-    Args:
-        folder: Of the export.
-        facts: See there.
-        tally: What was exported.
-        categories: Id to name for the ids in use.
-        num_skipped: Images that were left out.
+    """Writes the card of an export into its folder; `categories` names the ids in use, and `num_skipped` images were left out.
 
     Raises:
         LussError: The disk is full.
@@ -86,31 +79,22 @@ def clusters_csv(tally: Tally, categories: Mapping[int, str]) -> str:
 def card(facts: CardFacts, tally: Tally, categories: Mapping[int, str], *, num_skipped: int) -> str:
     """The text of the card, Markdown; see `write_card`."""
     foreground = 1 - tally.pixels[0] / max(1, tally.pixels.sum())
-    labels = "ground truth was used" if facts.used_labels else "no labels were used"
-    threshold = (
-        []
-        if facts.threshold is None
-        else [
-            f"- threshold: {facts.threshold:.4f}, {_SOURCES.get(facts.threshold_source, facts.threshold_source)} ({labels})"
-        ]
-    )
-    skipped = f"- left out: {num_skipped:,} images, listed with the reasons in `{SKIPPED}`"
+    counts = [f"- images: {tally.num_images:,}"]
+    if num_skipped:
+        counts.append(f"- left out: {num_skipped:,} images, listed with the reasons in `{SKIPPED}`")
+    counts += [f"- clusters: {len(categories):,}", f"- pixels that belong to a cluster: {foreground:.1%}"]
+    if facts.threshold is not None:
+        source = _SOURCES.get(facts.threshold_source, facts.threshold_source)
+        labels = "ground truth was used" if facts.used_labels else "no labels were used"
+        counts.append(f"- threshold: {facts.threshold:.4f}, {source} ({labels})")
+    counts += [f"- edited: {sentence}" for sentence in facts.edits]
     sections = [
         f"# {facts.title}",
         *(f"**{warning}**" for warning in facts.warnings),
         facts.origin,
         facts.format_text,
         "## Counts",
-        "\n".join(
-            [
-                f"- images: {tally.num_images:,}",
-                *([skipped] if num_skipped else []),
-                f"- clusters: {len(categories):,}",
-                f"- pixels that belong to a cluster: {foreground:.1%}",
-                *threshold,
-                *(f"- edited: {sentence}" for sentence in facts.edits),
-            ]
-        ),
+        "\n".join(counts),
         "## How it was made",
         "\n".join(f"- {what}: {value}" for what, value in facts.made.items()),
         _settings(facts.settings),
@@ -138,9 +122,5 @@ def _table(tally: Tally, categories: Mapping[int, str]) -> str:
         share = tally.pixels[cluster] / total
         rows.append(f"| {cluster} | {name} | {int(tally.images[cluster]):,} | {share:.2%} |")
     more = len(categories) - MAX_ROWS
-    rows += (
-        ["", f"The {MAX_ROWS} largest; {more} more in `clusters.csv`."]
-        if more > 0
-        else ["", "The same in `clusters.csv`."]
-    )
-    return "\n".join(rows)
+    said = f"The {MAX_ROWS} largest; {more} more in `clusters.csv`." if more > 0 else "The same in `clusters.csv`."
+    return "\n".join([*rows, "", said])

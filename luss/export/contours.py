@@ -35,18 +35,16 @@ class Region:
 
 
 def regions(mask: NDArray[np.bool_]) -> list[Region]:
-    """Traces every region of a mask.
+    """Traces every region of an (H, W) mask, in the order of their first pixels.
 
-    Args:
-        mask: (H, W) truth values.
-
-    Returns:
-        The regions in the order of their first pixels. Filling every outline and emptying its holes gives the mask back.
+    Filling every outline and emptying its holes gives the mask back.
     """
     numbers, count = ndimage.label(mask)
     found: list[tuple[list[Polygon], list[Polygon]]] = [([], []) for _ in range(count)]
     for loop in _loops(mask):
-        region = int(numbers[_pixel_beside(loop[0], loop[1])]) - 1
+        (x0, y), (x1, _), *_ = loop
+        # A pixel of the mask, to the right of the first piece of its boundary.
+        region = int(numbers[(y, x0) if x1 > x0 else (y - 1, x1)]) - 1
         corners = np.array(loop, np.float64)
         found[region][0 if signed_area(corners) > 0 else 1].append(corners)
     return [Region(outlines[0], holes) for outlines, holes in found]
@@ -90,12 +88,7 @@ def simplify(polygon: Polygon, tolerance: float) -> Polygon:
 
 
 def joined(region: Region, tolerance: float = 0.0) -> Polygon:
-    """A region as one polygon: each hole is joined to the outline by a seam of no width, there and back.
-
-    Args:
-        region: Outline and holes.
-        tolerance: See `simplify`.
-    """
+    """A region as one polygon, `simplify`-d: each hole is joined to the outline by a seam of no width, there and back."""
     path = simplify(region.outline, tolerance)
     for hole in region.holes:
         inner = simplify(hole, tolerance)
@@ -113,12 +106,6 @@ def _distances(points: Polygon, start: Any, end: Any) -> NDArray[np.float64]:
     length = float(along @ along)
     share = np.clip((points - start) @ along / length, 0, 1) if length else np.zeros(len(points))
     return np.linalg.norm(points - (start + share[:, None] * along), axis=1)  # type: ignore[no-any-return]
-
-
-def _pixel_beside(start: tuple[int, int], end: tuple[int, int]) -> tuple[int, int]:
-    """(row, column) of a pixel of the mask to the right of a horizontal piece of its boundary."""
-    (x0, y), (x1, _) = start, end
-    return (y, x0) if x1 > x0 else (y - 1, x1)
 
 
 def _loops(mask: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
@@ -154,6 +141,5 @@ def _runs(mask: NDArray[np.bool_]) -> Iterator[tuple[int, int, int, bool]]:
     starts = np.argwhere((steps != 0) & (steps != sides[:, :-2]))
     stops = np.argwhere((steps != 0) & (steps != sides[:, 2:]))
     below = steps[starts[:, 0], starts[:, 1]] > 0
-    yield from zip(
-        starts[:, 0].tolist(), starts[:, 1].tolist(), (stops[:, 1] + 1).tolist(), below.tolist(), strict=True
-    )
+    columns = (starts[:, 0], starts[:, 1], stops[:, 1] + 1, below)
+    yield from zip(*(column.tolist() for column in columns), strict=True)

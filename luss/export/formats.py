@@ -72,15 +72,7 @@ class ExportRequest:
     submitted: Callable[[str], Submitted]
 
 
-@dataclass(frozen=True)
-class FileFormat:
-    """A format that is written in one go.
-
-    Attributes:
-        write: Writes `request.out` and returns a sentence for the screen.
-    """
-
-    write: Callable[[ExportRequest], str]
-
+FileFormat = Callable[[ExportRequest], str]
+"""A format that is written in one go: writes `request.out` and returns a sentence for the screen."""
 
 Format = LabelFormat | FileFormat

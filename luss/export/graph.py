@@ -17,7 +17,7 @@ from luss.data.resized import nearest_multiple
 from luss.errors import LussError
 from luss.export.formats import ExportRequest, FileFormat
 from luss.files import write_json
-from luss.models.convolutional import has_final_norm
+from luss.models.convolutional import ConvBackbone
 from luss.models.io import WEIGHTS_NAME, decoding_entries, sha256_of
 from luss.models.segmenter import SegmentationNetwork, object_logits
 from luss.settings import PredictSettings
@@ -89,7 +89,7 @@ def trace(network: SegmentationNetwork, settings: PredictSettings) -> Graph:
     smallest_side = nearest_multiple(backbone.stride + backbone.multiple, backbone.multiple)
     with quiet_tracing(), _whole_number_padding(), torch.no_grad():
         try:
-            if has_final_norm(backbone.model) and not backbone.patch:
+            if isinstance(backbone, ConvBackbone) and backbone.has_final_norm:
                 raise NotImplementedError("windows of attention over a free size take torch minutes to trace")
             example = (batch, colours, backbone.nearest_side(sides[0]), backbone.nearest_side(sides[1]))
             program = torch.export.export(module, (torch.zeros(example),), dynamic_shapes=free)
@@ -127,10 +127,7 @@ def graph_format(
 ) -> FileFormat:
     """A format that is the file that was asked for, or `model<suffix>` in the folder, and a JSON of the same name beside it.
 
-    Args:
-        write: Writes the file.
-        suffix: Of its name, with the dot.
-        runs_in: What reads it.
+    `write` writes the file, and `runs_in` says what reads it.
     """
 
     def write_both(request: ExportRequest) -> str:
@@ -146,7 +143,7 @@ def graph_format(
         shape = "any batch, height and width" if graph.dynamic else f"one image of {height} x {width} at a time"
         return f"{path}: takes {shape}; {notes} says how to use it; runs in {runs_in}"
 
-    return FileFormat(write_both)
+    return write_both
 
 
 @contextlib.contextmanager

@@ -148,4 +148,4 @@ def _write(request: ExportRequest) -> str:
     return f"{request.out}: {count} masks of {found.split} {kind}; edit method.txt in it to say who you are"
 
 
-FORMAT = FileFormat(_write)
+FORMAT: FileFormat = _write

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -45,11 +45,7 @@ class Writer:
     anywhere = False
 
     def write(self, index: int, ids: Labels) -> bool:
-        """Takes an image.
-
-        Args:
-            index: Number of the image.
-            ids: (H, W) its label map.
+        """Takes the image of a number and its label map, (H, W).
 
         Returns:
             Whether to save now, because later images begin something new here.
@@ -86,11 +82,6 @@ class Tally:
     pixels: NDArray[np.int64]
     images: NDArray[np.int64]
 
-    @classmethod
-    def empty(cls, num_clusters: int) -> "Tally":
-        """Nothing yet."""
-        return cls(0, np.zeros(num_clusters + 1, np.int64), np.zeros(num_clusters + 1, np.int64))
-
     def add(self, counts: NDArray[np.int64]) -> None:
         """Adds an image by its (C + 1,) pixel counts."""
         self.num_images += 1
@@ -113,10 +104,6 @@ class ExportFolder:
     identity: Mapping[str, Any]
     num_clusters: int
     grows: bool = False
-    start: int = field(default=0, init=False)
-    complete: bool = field(default=False, init=False)
-    position: dict[str, Any] = field(default_factory=dict, init=False)
-    listed: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         """Looks at what is there.
@@ -125,7 +112,8 @@ class ExportFolder:
             LussError: The folder holds something else, or is a file.
         """
         self.identity = json.loads(json.dumps(self.identity))
-        self.tally = Tally.empty(self.num_clusters)
+        self.listed = ""
+        self.restart()
         if self.path.exists() and not self.path.is_dir():
             raise LussError(f"{self.path} is a file: give a folder for the export")
         if (self.path / STATE).is_file():
@@ -159,7 +147,8 @@ class ExportFolder:
 
     def restart(self) -> None:
         """Begins from the first image again; its files will be replaced."""
-        self.start, self.complete, self.position, self.tally = 0, False, {}, Tally.empty(self.num_clusters)
+        self.start, self.complete, self.position = 0, False, dict[str, Any]()
+        self.tally = Tally(0, *np.zeros((2, self.num_clusters + 1), np.int64))
 
     def save(self, next_index: int, position: dict[str, Any], *, listed: str = "", complete: bool = False) -> None:
         """Records that everything before image `next_index` is on the disk; `listed` stands for these images."""
@@ -189,8 +178,7 @@ def export_images(
     """Exports every image that is not yet exported.
 
     Args:
-        folder: Where to; nothing is done when it is complete.
-        images: What.
+        folder, images: Where to, and what; nothing is done when the folder is complete.
         make_writer: The format, given the position where an earlier try stopped, or None.
         on_progress: Told the number of images done, and of all.
         finish: Called when all images are written, before the export counts as complete.
@@ -208,14 +196,13 @@ def export_images(
         # From now on the folder is known as this export's.
         folder.save(0, {})
     writer = make_writer(folder.position or None)
-    done, saved, wanted = folder.start, folder.start, False
-    begun = done
+    begun = done = saved = folder.start
+    wanted = False
     try:
         for index, found in images.label_maps(begun):
             on_progress(done, len(images))
-            wanted = _export(folder, images, writer, index, found) or wanted
             done += 1
-            wanted = wanted or (writer.anywhere and done - saved >= SAVE_EVERY)
+            wanted |= _export(folder, images, writer, index, found) or (writer.anywhere and done - saved >= SAVE_EVERY)
             if wanted and (done - begun) % images.block == 0:
                 folder.save(done, writer.position(), listed=images.listed(done))
                 saved, wanted = done, False
@@ -285,13 +272,11 @@ class FileWriter(Writer, Generic[Prepared]):
         return False
 
     def position(self) -> dict[str, Any]:
-        """See `Writer.position`."""
         while self._waiting:
             self._waiting.popleft()[1].result()
         return {"files": True}
 
     def close(self) -> None:
-        """See `Writer.close`."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -304,20 +289,16 @@ class Together(Writer):
         self.anywhere = all(writer.anywhere for writer in self._writers.values())
 
     def write(self, index: int, ids: Labels) -> bool:
-        """See `Writer.write`."""
         asked = [writer.write(index, ids) for writer in self._writers.values()]
         return any(asked)
 
     def position(self) -> dict[str, Any]:
-        """See `Writer.position`."""
         return {name: writer.position() for name, writer in self._writers.items()}
 
     def finish(self) -> None:
-        """See `Writer.finish`."""
         for writer in self._writers.values():
             writer.finish()
 
     def close(self) -> None:
-        """See `Writer.close`."""
         for writer in self._writers.values():
             writer.close()

@@ -24,19 +24,15 @@ class LabelledImages(ABC):
     Attributes:
         split: Its name.
         num_clusters: C; ids lie in 0..C.
+        categories: Id to name for the ids that label maps may hold, background left out.
         block: Images between two places where a pass may begin; inside a block they come in an order of their own.
     """
 
     block: ClassVar[int] = 1
 
-    def __init__(self, split: str, num_clusters: int) -> None:
+    def __init__(self, split: str, num_clusters: int, categories: Mapping[int, str]) -> None:
         """Reads nothing."""
-        self.split, self.num_clusters = split, num_clusters
-
-    @property
-    @abstractmethod
-    def categories(self) -> Mapping[int, str]:
-        """Id to name for the ids that label maps may hold, background left out."""
+        self.split, self.num_clusters, self.categories = split, num_clusters, categories
 
     @abstractmethod
     def __len__(self) -> int:
@@ -84,31 +80,23 @@ class StoredLabels(LabelledImages):
 
     def __init__(self, store: LabelStore, image_root: Path, split: str = "train") -> None:
         """See the attributes; `split` is what to call them."""
-        super().__init__(split, store.num_clusters)
+        categories = {cluster: store.cluster_name(cluster) for cluster in store.clusters}
+        super().__init__(split, store.num_clusters, categories)
         self.store, self.image_root = store, image_root
-
-    @property
-    def categories(self) -> Mapping[int, str]:
-        """See `LabelledImages`."""
-        return {cluster: self.store.cluster_name(cluster) for cluster in self.store.clusters}
 
     def __len__(self) -> int:
         return len(self.store)
 
     def name(self, index: int) -> str:
-        """See `LabelledImages.name`."""
         return self.store.name(index)
 
     def names(self) -> Iterator[str]:
-        """See `LabelledImages.names`."""
         return self.store.image_names()
 
     def image(self, index: int) -> Path:
-        """See `LabelledImages.image`."""
         return self.image_root / self.name(index)
 
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
-        """See `LabelledImages.label_maps`."""
         return ((index, self.label_map(index)) for index in range(start, len(self)))
 
     def label_map(self, index: int) -> Labels:
@@ -117,35 +105,23 @@ class StoredLabels(LabelledImages):
 
 
 class ManifestImages(LabelledImages):
-    """The images of a manifest.
-
-    Attributes:
-        manifest: It.
-    """
+    """The images of `manifest`."""
 
     def __init__(self, manifest: Manifest, categories: Mapping[int, str], num_clusters: int) -> None:
         """See the attributes."""
-        super().__init__(manifest.split, num_clusters)
-        self.manifest, self._categories = manifest, categories
-
-    @property
-    def categories(self) -> Mapping[int, str]:
-        """See `LabelledImages`."""
-        return self._categories
+        super().__init__(manifest.split, num_clusters, categories)
+        self.manifest = manifest
 
     def __len__(self) -> int:
         return len(self.manifest)
 
     def name(self, index: int) -> str:
-        """See `LabelledImages.name`."""
         return self.manifest.name(index)
 
     def names(self) -> Iterator[str]:
-        """See `LabelledImages.names`."""
         return self.manifest.names()
 
     def image(self, index: int) -> Path:
-        """See `LabelledImages.image`."""
         return self.manifest.path(index)
 
 

@@ -83,4 +83,4 @@ def _write(request: ExportRequest) -> str:
     return f"{request.out}: a model of {segmenter.num_clusters} clusters; luss predict {request.out} IMAGES --out MASKS"
 
 
-FORMAT = FileFormat(_write)
+FORMAT: FileFormat = _write

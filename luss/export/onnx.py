@@ -13,12 +13,9 @@ from luss.settings import PredictSettings
 
 
 def export_onnx(network: SegmentationNetwork, settings: PredictSettings, path: Path) -> Graph:
-    """Writes a file for onnxruntime and others: input `images`, outputs `logits` and `labels`, see `luss.export.graph`.
+    """Writes a file for onnxruntime and others: input `images`, outputs `logits` and `labels`, see `luss.export.graph.trace`.
 
-    Args:
-        network: On the CPU, in eval mode.
-        settings: How logits become labels.
-        path: The file, by custom `*.onnx`; one file up to 2 GB of weights.
+    It is one file up to 2 GB of weights.
 
     Raises:
         LussError: onnx or onnxscript is not installed; the disk is full.

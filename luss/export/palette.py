@@ -31,11 +31,7 @@ ids = np.asarray(Image.open("masks/dog/x.png"))
 
 
 def check_palette_ids(ids: Iterable[int]) -> None:
-    """Raises LussError, which names the format png, when an id does not fit into a palette picture.
-
-    Args:
-        ids: Cluster ids that label maps may hold.
-    """
+    """Raises LussError, which names the format png, when an id that label maps may hold does not fit into a palette picture."""
     if (largest := max(ids, default=0)) > LARGEST_PALETTE_ID:
         raise LussError(
             f"palette pictures hold ids up to {LARGEST_PALETTE_ID}, but there is a cluster {largest}: "
@@ -44,13 +40,9 @@ def check_palette_ids(ids: Iterable[int]) -> None:
 
 
 def write_palette_mask(path: Path, ids: NDArray[np.integer[Any]]) -> None:
-    """Writes a label map as a palette PNG, atomically; its folder is made when absent.
+    """Writes a label map, (H, W) whole numbers in 0..255, as a palette PNG, atomically; its folder is made when absent.
 
     Pixel values are the ids and the colours those of `luss.labels.palette`, the same for every file.
-
-    Args:
-        path: The file, by custom `*.png`.
-        ids: (H, W) whole numbers in 0..255.
 
     Raises:
         LussError: An id above 255; the disk is full.

@@ -47,31 +47,24 @@ class SegmentedImages(ManifestImages):
     block = SAVE_EVERY
 
     def __init__(
-        self,
-        manifest: Manifest,
-        names: Mapping[int, str],
-        segment: Callable[[Sequence[int]], Iterator[Predicted]],
+        self, manifest: Manifest, names: Mapping[int, str], segment: Callable[[Sequence[int]], Iterator[Predicted]]
     ) -> None:
         """Args:
         manifest: The images.
         names: Name of every id 0..C.
         segment: Gives the label maps of images of the manifest, in any order that depends on nothing else.
         """
-        super().__init__(
-            manifest, {cluster: name for cluster, name in sorted(names.items()) if cluster}, len(names) - 1
-        )
+        categories = {cluster: name for cluster, name in sorted(names.items()) if cluster}
+        super().__init__(manifest, categories, len(names) - 1)
         self._segment = segment
         self.confidence: Confidence | None = None
 
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
-        """See `LabelledImages.label_maps`."""
         for first in range(start, len(self), self.block):
             for found in self._segment(range(first, min(first + self.block, len(self)))):
                 self.confidence = found.confidence
-                if found.labels is not None:
-                    yield found.index, found.labels
-                else:
-                    yield found.index, MissingImage("" if found.unreadable is None else found.unreadable[1])
+                reason = found.unreadable[1] if found.unreadable else ""
+                yield found.index, MissingImage(reason) if found.labels is None else found.labels
 
     def listed(self, count: int) -> str:
         """See `LabelledImages.listed`: names, sizes, and which masks have unusual names."""
@@ -119,8 +112,7 @@ def make_writer(
     """The writer of a folder of predictions, for `luss.export.job.export_images`.
 
     Args:
-        folder: Where to.
-        images: What.
+        folder, images: Where to, and what.
         position: Where an earlier try stopped.
         format: One of `luss.export.PREDICTED`.
         with_overlay: Whether overlays are written too.

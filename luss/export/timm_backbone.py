@@ -73,4 +73,4 @@ def _write(request: ExportRequest) -> str:
     return f"{' and '.join(map(str, paths))}: weights for timm.create_model({name!r}, num_classes=0)"
 
 
-FORMAT = FileFormat(_write)
+FORMAT: FileFormat = _write

@@ -11,12 +11,7 @@ from luss.settings import PredictSettings
 
 
 def export_torch(network: SegmentationNetwork, settings: PredictSettings, path: Path) -> Graph:
-    """Writes a file for `torch.export.load(path).module()(images)`, see `luss.export.graph`.
-
-    Args:
-        network: On the CPU, in eval mode.
-        settings: How logits become labels.
-        path: The file, by custom `*.pt2`.
+    """Writes a file for `torch.export.load(path).module()(images)`, see `luss.export.graph.trace`.
 
     Raises:
         LussError: The disk is full.

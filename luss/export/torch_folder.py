@@ -25,13 +25,9 @@ image, label, name = data[0]  # PIL image, (H, W) int64 tensor, path
 
 
 def write_torch_folder(path: Path, images: LabelledImages) -> None:
-    """Writes `labels/`, `labels.json` and `dataset.py`; what is there already and whole is left.
+    """Writes `labels/`, `labels.json` and `dataset.py` into a folder; what is there already and whole is left.
 
     A stage never changes a file of labels, it replaces it: so they are linked where the disk is the same, and copied elsewhere.
-
-    Args:
-        path: The folder.
-        images: The pseudo labels.
 
     Raises:
         LussError: The disk is full.

@@ -17,11 +17,10 @@ import numpy as np
 
 from luss.data.imagenet_s import encode_mask
 from luss.data.skipped import escape_path
-from luss.errors import LussError
 from luss.export.formats import LabelFormat
 from luss.export.job import Writer
 from luss.export.labelled import LabelledImages, MissingImage
-from luss.files import TEMPORARY_SUFFIX, is_disk_full
+from luss.files import TEMPORARY_SUFFIX, full_disk_named
 from luss.labels.writer import Labels
 
 SHARD_BYTES = 512 << 20
@@ -41,11 +40,7 @@ class ShardWriter(Writer):
     """The format `webdataset` of `luss export`: `<split>-000000.tar`, ...; a shard appears when it is complete."""
 
     def __init__(self, folder: Path, images: LabelledImages, position: Mapping[str, int] | None) -> None:
-        """Args:
-        folder: Of the export; made when absent.
-        images: What is exported.
-        position: Where an earlier try stopped: always behind a complete shard.
-        """
+        """`position` is where an earlier try stopped, always behind a complete shard; the folder is made when absent."""
         self._folder, self._images = folder, images
         self._shard = 0 if position is None else position["shards"]
         self._file: IO[bytes] | None = None
@@ -59,12 +54,18 @@ class ShardWriter(Writer):
             image = path.read_bytes()
         except OSError as error:
             raise MissingImage(f"cannot be read: {error.strerror}") from error
+        height, width = ids.shape
+        clusters = [int(found) for found in np.unique(ids) if found]
+        name = escape_path(self._images.name(index))
+        facts = {"name": name, "width": width, "height": height, "clusters": clusters}
+        mask = io.BytesIO()
+        encode_mask(ids).save(mask, format="PNG")
         with self._reporting():
             tar = self._open()
             key = f"{index:09d}"
             _add(tar, f"{key}{path.suffix.lower()}", image)
-            _add(tar, f"{key}.seg.png", _png(ids))
-            _add(tar, f"{key}.json", json.dumps(self._facts(index, ids), ensure_ascii=False).encode())
+            _add(tar, f"{key}.seg.png", mask.getvalue())
+            _add(tar, f"{key}.json", json.dumps(facts, ensure_ascii=False).encode())
         assert self._file is not None
         return self._file.tell() >= SHARD_BYTES
 
@@ -87,11 +88,6 @@ class ShardWriter(Writer):
             self._file.close()
             self._temporary().unlink(missing_ok=True)
 
-    def _facts(self, index: int, ids: Labels) -> dict[str, Any]:
-        height, width = ids.shape
-        clusters = [int(found) for found in np.unique(ids) if found]
-        return {"name": escape_path(self._images.name(index)), "width": width, "height": height, "clusters": clusters}
-
     def _open(self) -> tarfile.TarFile:
         if self._tar is None:
             self._file = open(self._temporary(), "wb")  # noqa: SIM115  (lives with the shard)
@@ -104,28 +100,14 @@ class ShardWriter(Writer):
     def _temporary(self) -> Path:
         return self._folder / f".{self._name()}{TEMPORARY_SUFFIX}"
 
-    @contextlib.contextmanager
-    def _reporting(self) -> Any:
-        try:
-            yield
-        except OSError as error:
-            if is_disk_full(error):
-                raise LussError(
-                    f"the disk that holds {self._folder} is full: free some space and run the same command again, it continues"
-                ) from error
-            raise
+    def _reporting(self) -> contextlib.AbstractContextManager[None]:
+        return full_disk_named(self._folder, "run the same command again, it continues")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o644
     tar.addfile(member, io.BytesIO(content))
-
-
-def _png(ids: Labels) -> bytes:
-    buffer = io.BytesIO()
-    encode_mask(ids).save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 FORMAT = LabelFormat(_TEXT, ShardWriter)

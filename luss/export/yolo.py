@@ -32,40 +32,24 @@ your own."""
 
 
 def polygons(ids: NDArray[np.integer[Any]], *, tolerance: float = TOLERANCE) -> list[tuple[int, NDArray[np.float64]]]:
-    """The objects of a label map.
-
-    Args:
-        ids: (H, W) ids; 0 is background.
-        tolerance: See `luss.export.contours.simplify`.
+    """The objects of an (H, W) label map, simplified by `luss.export.contours.simplify`.
 
     Returns:
         Id and (P, 2) corners as shares of width and height in [0, 1], by id and then by the first pixel.
     """
     size = np.array([ids.shape[1], ids.shape[0]], np.float64)
-    return [
-        (int(found), joined(region, tolerance) / size)
-        for found in np.unique(ids)
-        if found
-        for region in regions(ids == found)
-    ]
+    present = (int(found) for found in np.unique(ids) if found)
+    return [(found, joined(region, tolerance) / size) for found in present for region in regions(ids == found)]
 
 
 def label_text(ids: NDArray[np.integer[Any]]) -> str:
     """The content of an image's label file; empty where all is background."""
-    lines = []
-    for found, corners in polygons(ids):
-        numbers = " ".join(f"{value:.6g}" for value in corners.ravel())
-        lines.append(f"{found - 1} {numbers}\n")
-    return "".join(lines)
+    lines = ([str(found - 1), *(f"{value:.6g}" for value in corners.ravel())] for found, corners in polygons(ids))
+    return "".join(" ".join(line) + "\n" for line in lines)
 
 
 def yolo_export(folder: Path, images: LabelledImages) -> FileWriter[tuple[PurePosixPath, Path]]:
-    """The format `yolo` of `luss export`: `images/<split>`, `labels/<split>`; see `write_data_yaml`.
-
-    Args:
-        folder: Of the export.
-        images: What is exported. Image files are linked, not copied.
-    """
+    """The format `yolo` of `luss export`: links to the images in `images/<split>`, `labels/<split>`; see `write_data_yaml`."""
 
     def prepare(index: int) -> tuple[PurePosixPath, Path]:
         source = images.image(index)

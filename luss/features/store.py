@@ -89,6 +89,9 @@ class FeatureWriter:
         shard_size: Rows a shard, at least 1; the last one may hold fewer.
         fingerprint: Names what the features are made from. Shards of another one do not count and are replaced.
 
+    Attributes:
+        num_shards: Number of shards of the finished store.
+
     Raises:
         LussError: A number or the dtype is out of range.
     """
@@ -98,11 +101,7 @@ class FeatureWriter:
     ) -> None:
         self.folder = folder
         self._layout = _Layout(num_rows, dim, dtype, shard_size, fingerprint)
-
-    @property
-    def num_shards(self) -> int:
-        """Number of shards of the finished store."""
-        return self._layout.num_shards
+        self.num_shards = self._layout.num_shards
 
     def rows_of(self, shard: int) -> range:
         """The rows that belong into a shard.
@@ -152,8 +151,7 @@ class FeatureWriter:
         Raises:
             LussError: Shards are missing.
         """
-        missing = self.missing_shards()
-        if missing:
+        if missing := self.missing_shards():
             raise LussError(
                 f"{len(missing)} of {self.num_shards} feature shards are missing in {self.folder} "
                 f"(first: {missing[0]}): {_REMEDY}"
@@ -161,10 +159,9 @@ class FeatureWriter:
         for leftover in self.folder.glob(f".shard-*{TEMPORARY_SUFFIX}"):
             leftover.unlink(missing_ok=True)
         # A store of another shard size or fewer rows may have left shards beyond the last one.
-        for shard in itertools.takewhile(
-            lambda shard: shard_path(self.folder, shard).exists(), itertools.count(self.num_shards)
-        ):
-            shard_path(self.folder, shard).unlink(missing_ok=True)
+        surplus = (shard_path(self.folder, shard) for shard in itertools.count(self.num_shards))
+        for path in itertools.takewhile(Path.exists, surplus):
+            path.unlink(missing_ok=True)
         write_json(self.folder / _INDEX_NAME, asdict(self._layout))
         return FeatureStore.open(self.folder)
 
@@ -173,11 +170,19 @@ class FeatureStore:
     """Read access to a finished store. Shards are mapped when first touched; stores can be pickled, forked and spawned.
 
     Make one with `FeatureStore.open`.
+
+    Attributes:
+        folder: Where it lies.
+        dim: Length of a vector.
+        dtype: How the vectors are stored; they are always read as float32.
+        fingerprint: What the writer said the features were made from.
+        shard_size: Rows a shard; the last one may hold fewer.
     """
 
     def __init__(self, folder: Path, layout: _Layout) -> None:
-        self.folder = folder
-        self._layout = layout
+        self.folder, self._layout = folder, layout
+        self.dim, self.dtype, self.fingerprint = layout.dim, layout.dtype, layout.fingerprint
+        self.shard_size = layout.shard_size
         self._shards: dict[int, NDArray[Any]] = {}
 
     @classmethod
@@ -205,31 +210,10 @@ class FeatureStore:
         """Number of rows."""
         return self._layout.num_rows
 
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self._layout.dim
-
-    @property
-    def dtype(self) -> FeatureDtype:
-        """How the vectors are stored; they are always read as float32."""
-        return self._layout.dtype
-
-    @property
-    def fingerprint(self) -> str:
-        """What the writer said the features were made from."""
-        return self._layout.fingerprint
-
-    @property
-    def shard_size(self) -> int:
-        """Rows a shard; the last one may hold fewer."""
-        return self._layout.shard_size
-
     def share(self, rank: int, world_size: int) -> range:
         """The rows of one of `world_size` processes: whole shards, one after another, as many for each as can be."""
         first, after = (part * self._layout.num_shards // world_size for part in (rank, rank + 1))
-        size = self._layout.shard_size
-        return range(min(first * size, len(self)), min(after * size, len(self)))
+        return range(min(first * self.shard_size, len(self)), min(after * self.shard_size, len(self)))
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Rows start <= i < stop as a new (stop - start, dim) float32 array.
@@ -241,8 +225,7 @@ class FeatureStore:
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"rows {start} to {stop} of a store of {len(self)} rows")
         result = np.empty((stop - start, self.dim), dtype=np.float32)
-        size = self._layout.shard_size
-        for shard in range(start // size, math.ceil(stop / size)):
+        for shard in range(start // self.shard_size, math.ceil(stop / self.shard_size)):
             rows = self._layout.rows_of(shard)
             first, last = max(start, rows.start), min(stop, rows.stop)
             result[first - start : last - start] = self._shard(shard)[first - rows.start : last - rows.start]
@@ -258,7 +241,7 @@ class FeatureStore:
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"rows {indices.min()} to {indices.max()} of a store of {len(self)} rows")
         result = np.empty((len(indices), self.dim), dtype=np.float32)
-        shard_of = indices // self._layout.shard_size
+        shard_of = indices // self.shard_size
         for shard in np.unique(shard_of):
             places = np.flatnonzero(shard_of == shard)
             result[places] = self._shard(int(shard))[indices[places] - self._layout.rows_of(int(shard)).start]
@@ -270,7 +253,7 @@ class FeatureStore:
             yield first, self.read(first, min(first + chunk_size, len(self)))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_layout": self._layout, "_shards": {}}
+        return {**vars(self), "_shards": {}}
 
     def _shard(self, shard: int) -> NDArray[Any]:
         if shard not in self._shards:

@@ -28,7 +28,7 @@ class LabelSource(Protocol):
         """(size, size) ids of a crop view, sampled at the centres of its pixels; `rectangle` is left, top, width, height in pixels."""
 
 
-class MaskLabels:
+class MaskLabels(LabelSource):
     """The mask files of a split, read one at a time when they are asked for."""
 
     def __init__(self, manifest: Manifest, layout: Layout, split: str, *, num_classes: int) -> None:
@@ -46,11 +46,9 @@ class MaskLabels:
         return len(self.manifest)
 
     def name(self, index: int) -> str:
-        """See `LabelSource.name`."""
         return self.manifest.name(index)
 
     def image_size(self, index: int) -> tuple[int, int]:
-        """See `LabelSource.image_size`."""
         width, height = self.manifest.size(index)
         return height, width
 

@@ -1,6 +1,7 @@
 """Reading a label-map store: any map at any size, any crop, any threshold. `luss.labels.writer` describes the files."""
 
 import contextlib
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -12,23 +13,11 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from luss.data.names import NameIndex
+from luss.data.names import NameIndex, inside
 from luss.errors import LussError
 from luss.labels.layers import FOLDER, Layers, cluster_names
 from luss.labels.sampling import centres, sample
-from luss.labels.writer import (
-    FORMAT_VERSION,
-    INDEX_NAME,
-    REDO,
-    Attention,
-    LabelRecord,
-    Labels,
-    LabelWriter,
-    check_threshold,
-    shard_path,
-)
-
-__all__ = ["LabelRecord", "LabelStore", "LabelWriter"]
+from luss.labels.writer import FORMAT_VERSION, INDEX_NAME, REDO, Attention, Labels, check_threshold, shard_path
 
 NAMES_A_READ = 1 << 14
 # HDF5 keeps 1 MiB of unpacked chunks a dataset by default; with many shards open for random reads that is most of a GB.
@@ -88,11 +77,9 @@ class LabelStore:
             self._shard_stop: npt.NDArray[np.int64] = file["shard_stop"][:]
             self._offset: npt.NDArray[np.int64] = file["offset"][:]
             # Reading a virtual dataset gives zeros, not an error, where a shard is absent.
-            for shard in range(len(self._shard_stop)):
-                if not shard_path(self.path.parent, shard).is_file():
-                    raise LussError(
-                        f"{shard_path(self.path.parent, shard)} is missing: copy the whole folder, or {REDO}"
-                    )
+            for number in range(len(self._shard_stop)):
+                if not (shard := shard_path(self.path.parent, number)).is_file():
+                    raise LussError(f"{shard} is missing: copy the whole folder, or {REDO}")
             grid = [file[name][:] for name in ("height", "width", "image_height", "image_width")]
             self._sizes: npt.NDArray[np.int32] = np.stack(grid, axis=1)
         self.layers = Layers(self.path.parent / FOLDER, self.fingerprint, self.num_clusters, self.threshold)
@@ -162,7 +149,7 @@ class LabelStore:
         """The image's path relative to the data root; bytes that are not UTF-8 come back as surrogate escapes."""
         shard, row = self._locate(index)
         with _reporting(shard.path):
-            return str(shard.names[row].decode("utf-8", "surrogateescape"))
+            return inside(str(shard.names[row].decode("utf-8", "surrogateescape")), shard.path)
 
     def index_of(self, name: str) -> int:
         """The index of the image called `name`. The first call reads all names once and keeps 16 bytes an image.
@@ -193,11 +180,10 @@ class LabelStore:
         """
         shard, _ = self._locate(index)
         index = self._checked(index)
-        grid_height, grid_width = self._sizes[index, :2].tolist()
+        shape = tuple(self._sizes[index, :2].tolist())
         first = int(self._offset[index]) - shard.first_element
-        part = slice(first, first + grid_height * grid_width)
+        part = slice(first, first + math.prod(shape))
         with _reporting(shard.path):
-            shape = (grid_height, grid_width)
             labels, attention = shard.labels[part].reshape(shape), shard.attention[part].reshape(shape)
         return self._ids[labels] if self.layer.identity else labels, attention
 

@@ -5,7 +5,6 @@ it assumes that the attention of objects and of background are two populations a
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ LEVELS = 256
 
 Counts = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
-Method = Literal["otsu", "minimum_error", "triangle"]
 
 
 @dataclass(frozen=True)
@@ -26,17 +24,13 @@ class AutoThreshold:
 
     Attributes:
         value: tau in [0, 1]; halfway between two stored levels, so no stored value equals it (except the degenerate 0).
-        method: How it was found.
         separation: Otsu's separability at `value`, between-class over total variance, in [0, 1]: 0 for one value only,
             about 0.64 for one bell, above 0.8 for two clear groups. Low values say that attention does not tell objects
             from background.
-        foreground_share: Share of positions that are kept.
     """
 
     value: float
-    method: Method
     separation: float
-    foreground_share: float
 
 
 def histogram(store: LabelStore) -> Counts:
@@ -47,46 +41,28 @@ def histogram(store: LabelStore) -> Counts:
     return counts
 
 
-def auto_threshold(counts: npt.ArrayLike, method: Method = "otsu") -> AutoThreshold:
-    """Chooses a threshold from an attention histogram.
-
-    Methods:
-        otsu: maximises the between-class variance (Otsu 1979); exact, all splits are tried.
-        minimum_error: the split whose two Gaussians, of their own variances, explain the histogram best (Kittler and
-            Illingworth 1986); finds a small object population that Otsu, which prefers equal halves, cuts in two.
-        triangle: the level farthest below the line from the histogram's peak to the end of its longer tail (Zack et al.
-            1977); for one dominant population with a tail.
+def auto_threshold(counts: npt.ArrayLike) -> AutoThreshold:
+    """Chooses the threshold of the greatest between-class variance (Otsu 1979); exact, all splits are tried.
 
     Of equally good splits (the empty levels between two groups) the middle one is taken. A histogram with one value
     only has nothing to separate: the threshold is 0, which keeps everything, and the separation is 0.
 
     Args:
         counts: (256,) positions of each level, from `histogram`.
-        method: See above.
-
-    Returns:
-        The threshold and what is known about it.
 
     Raises:
-        LussError: The histogram is empty or has the wrong shape, or the method is unknown.
+        LussError: The histogram is empty or has the wrong shape.
     """
     weights = np.asarray(counts, dtype=np.int64)
     if weights.shape != (LEVELS,) or weights.sum() == 0:
         raise LussError(f"an attention histogram has {LEVELS} levels and at least one position, got {weights.shape}")
-    if method not in _SCORES:
-        raise LussError(f"threshold method {method!r} is unknown: use one of {', '.join(_SCORES)}")
-    shares = 1 - np.cumsum(weights)[:-1] / weights.sum()  # kept when levels 0..t are dropped, for t = 0..254
-    valid = (shares > 0) & (np.cumsum(weights)[:-1] > 0)
-    if not valid.any():
-        return AutoThreshold(value=0.0, method=method, separation=0.0, foreground_share=1.0)
-    split = _middle_of_best(np.where(valid, _SCORES[method](weights), -np.inf))
-    variance = _otsu(weights)[split]
-    return AutoThreshold(
-        value=(split + 0.5) / 255,
-        method=method,
-        separation=float(variance / _total_variance(weights)),
-        foreground_share=float(shares[split]),
-    )
+    scores = _between_variance(weights)
+    if np.isneginf(scores).all():
+        return AutoThreshold(value=0.0, separation=0.0)
+    split = _middle_of_best(scores)
+    levels = np.arange(LEVELS)
+    total = np.average((levels - np.average(levels, weights=weights)) ** 2, weights=weights)
+    return AutoThreshold(value=(split + 0.5) / 255, separation=float(scores[split] / total))
 
 
 def _middle_of_best(scores: Scores) -> int:
@@ -97,19 +73,7 @@ def _middle_of_best(scores: Scores) -> int:
     return (best + last) // 2
 
 
-def _moments(weights: Counts, power: int) -> tuple[Scores, Scores]:
-    """Sums of level**power over both sides of every split t = 0..254, from integers: equal splits get equal floats."""
-    sums = np.cumsum(weights.astype(object) * np.arange(LEVELS).astype(object) ** power)
-    return sums[:-1].astype(np.float64), (sums[-1] - sums[:-1]).astype(np.float64)
-
-
-def _total_variance(weights: Counts) -> float:
-    levels = np.arange(LEVELS)
-    mean = np.average(levels, weights=weights)
-    return float(np.average((levels - mean) ** 2, weights=weights))
-
-
-def _otsu(weights: Counts) -> Scores:
+def _between_variance(weights: Counts) -> Scores:
     """(255,) between-class variance of every split; -inf where a side is empty."""
     (mass0, mass1), (sum0, sum1) = _moments(weights, 0), _moments(weights, 1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -117,28 +81,7 @@ def _otsu(weights: Counts) -> Scores:
     return np.where((mass0 > 0) & (mass1 > 0), between, -np.inf)
 
 
-def _minimum_error(weights: Counts) -> Scores:
-    """(255,) minus Kittler and Illingworth's criterion of every split; -inf where a side is empty."""
-    score = np.zeros(LEVELS - 1)
-    for mass, first, second in zip(*(_moments(weights, power) for power in range(3)), strict=True):
-        share = mass / weights.sum()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # Rounding to levels alone spreads a value by 1/12: without it a side of one level would have an error of
-            # minus infinity.
-            variance = np.maximum(second / mass - (first / mass) ** 2, 0) + 1 / 12
-            score -= share * np.log(variance) - 2 * share * np.log(share)
-    return np.where(np.isfinite(score), score, -np.inf)
-
-
-def _triangle(weights: Counts) -> Scores:
-    """(255,) how far the histogram at every level lies below the line from its peak to the end of its longer tail."""
-    filled = np.flatnonzero(weights)
-    peak = int(weights.argmax())
-    end = int(filled[-1] if filled[-1] - peak >= peak - filled[0] else filled[0])
-    levels = np.arange(LEVELS)
-    along = (levels - peak) / (end - peak)
-    depth = (1 - along) * weights[peak] + along * weights[end] - weights
-    return np.where((along >= 0) & (along <= 1), depth, -np.inf)[:-1].astype(np.float64)
-
-
-_SCORES = {"otsu": _otsu, "minimum_error": _minimum_error, "triangle": _triangle}
+def _moments(weights: Counts, power: int) -> tuple[Scores, Scores]:
+    """Sums of level**power over both sides of every split t = 0..254, from integers: equal splits get equal floats."""
+    sums = np.cumsum(weights.astype(object) * np.arange(LEVELS).astype(object) ** power)
+    return sums[:-1].astype(np.float64), (sums[-1] - sums[:-1]).astype(np.float64)

@@ -160,28 +160,21 @@ class LabelWriter:
             raise LussError(f"{len(missing)} label shards of {self.folder} are missing ({shown}): {REDO}")
         path = self.folder / INDEX_NAME
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+            file.attrs.update(self._attributes())
             file.attrs.update(
-                format_version=FORMAT_VERSION,
-                num_clusters=self.num_clusters,
-                fingerprint=self.fingerprint,
-                threshold=float(threshold),
-                threshold_source=threshold_source,
-                used_labels=bool(used_labels),
+                threshold=float(threshold), threshold_source=threshold_source, used_labels=bool(used_labels)
             )
             _write_index(file, self.folder, len(self.shard_ranges))
         for leftover in self.folder.glob(f".*.h5.*{TEMPORARY_SUFFIX}"):  # of writers that were killed
             leftover.unlink(missing_ok=True)
         return path
 
+    def _attributes(self) -> dict[str, Any]:
+        return {"format_version": FORMAT_VERSION, "num_clusters": self.num_clusters, "fingerprint": self.fingerprint}
+
     def _shard_attributes(self, shard: int) -> dict[str, Any]:
         start, stop = self.shard_ranges[shard]
-        return {
-            "format_version": FORMAT_VERSION,
-            "num_clusters": self.num_clusters,
-            "fingerprint": self.fingerprint,
-            "start": start,
-            "stop": stop,
-        }
+        return {**self._attributes(), "start": start, "stop": stop}
 
     def is_written(self, shard: int) -> bool:
         """Whether a shard is complete and was written for this fingerprint and range."""
@@ -274,4 +267,12 @@ def _write_index(file: h5py.File, folder: Path, num_shards: int) -> None:
                 source_name = shard_path(folder, shard).name
                 layout[first : first + length[name]] = h5py.VirtualSource(source_name, name, (length[name],), dtype)
             first += length[name]
-        file.create_virtual_dataset(name, layout)
+        _create_virtual(file, name, layout, dtype)
+
+
+def _create_virtual(file: h5py.File, name: str, layout: h5py.VirtualLayout, dtype: Any) -> None:
+    """As `create_virtual_dataset`, which writes down the time: equal labels shall be equal files."""
+    properties = layout.dcpl
+    properties.set_obj_track_times(False)
+    kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+    h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(layout.shape), dcpl=properties)

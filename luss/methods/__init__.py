@@ -8,7 +8,6 @@ from luss.errors import LussError
 
 if TYPE_CHECKING:
     from luss.methods.base import Method
-    from luss.settings import MethodSettings
 
 METHODS = {"swav": "luss.methods.swav:SwAV", "pass_s": "luss.methods.pass_s:PassS"}
 """Name -> module and class."""
@@ -27,12 +26,3 @@ def method_class(name: str) -> "type[Method]":
     module, _, attribute = METHODS[name].partition(":")
     found: type[Method] = getattr(importlib.import_module(module), attribute)
     return found
-
-
-def settings_of_method(name: str) -> "type[MethodSettings]":
-    """The class of a learner's settings block.
-
-    Raises:
-        LussError: As `method_class`.
-    """
-    return method_class(name).Settings

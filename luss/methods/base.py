@@ -15,7 +15,7 @@ from luss.data.views import Views
 from luss.methods.health import collapse_warning
 from luss.models.backbone import Backbone
 from luss.settings import MethodSettings, ViewSettings
-from luss.training.task import Progress, StepOutput, Task
+from luss.training.task import Task
 
 if TYPE_CHECKING:
     from luss.methods.clustering import OnlineClustering
@@ -55,10 +55,6 @@ class Method(Task):
     def prepare(self, batch: Views, device: torch.device) -> Views:
         """The batch on the device, in its colours, normalised."""
         return batch.prepared(device, self.backbone.normalise)
-
-    @abstractmethod
-    def forward(self, inputs: Views, progress: Progress) -> StepOutput:
-        """One training step's loss."""
 
     def warning(self, lines: Sequence[Mapping[str, float]]) -> str:
         """Signs of collapse."""

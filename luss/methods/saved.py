@@ -10,7 +10,7 @@ from luss.errors import LussError
 from luss.files import read_json, write_json
 from luss.methods.base import Method
 from luss.methods.clustering import OnlineClustering
-from luss.models.io import load_tensors, save_tensors, state_without_duplicates
+from luss.models.io import below, load_tensors, save_tensors
 from luss.settings import ClusteringSettings
 
 WEIGHTS, DESCRIPTION = "method.safetensors", "method.json"
@@ -25,14 +25,9 @@ class ClusteringHead:
 
 
 def save_heads(folder: Path, method: Method, prototypes: OnlineClustering | None) -> None:
-    """Writes everything of a method but its backbone.
-
-    Args:
-        folder: Of the stage.
-        method: After its training.
-        prototypes: The part of it that the pixel attention starts from; None = nothing that has trained.
-    """
-    save_tensors(folder / WEIGHTS, state_without_duplicates(method))
+    """Writes everything of a trained method but its backbone; `prototypes`: what the pixel attention starts from, None = nothing has trained."""
+    # The backbone is saved by itself.
+    save_tensors(folder / WEIGHTS, {k: t for k, t in method.state_dict().items() if not k.startswith("backbone.")})
     description = None
     if prototypes is not None:
         prefix = next(name for name, module in method.named_modules() if module is prototypes)
@@ -53,7 +48,4 @@ def load_heads(folder: Path) -> ClusteringHead | None:
         prefix, settings = str(description["prefix"]), ClusteringSettings(**description["settings"])
     except (KeyError, TypeError) as error:
         raise LussError(f"{folder / DESCRIPTION} has a wrong entry ({error}): run pretrain again (--force)") from error
-    tensors = load_tensors(folder / WEIGHTS)
-    return ClusteringHead(
-        settings, {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-    )
+    return ClusteringHead(settings, below(prefix, load_tensors(folder / WEIGHTS)))

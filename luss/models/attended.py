@@ -47,9 +47,8 @@ class AttendedBackbone(nn.Module):
         unit pools c(z) |z| as the paper (section 5.3.3), as attention was trained; raw pools c(z) z as the published code does.
         """
         features, attention = self.maps(images)
-        return F.normalize(
-            attention_pool(features if pool == "raw" else F.normalize(features, dim=1), attention), dim=1
-        )
+        pooled = attention_pool(features if pool == "raw" else F.normalize(features, dim=1), attention)
+        return F.normalize(pooled, dim=1)
 
     @torch.no_grad()
     def label(
@@ -63,7 +62,6 @@ class AttendedBackbone(nn.Module):
             centroids: (C, L) unit vectors.
             image_clusters: (B,) int64 cluster of each whole image, 0..C-1; None = the one nearest to its pooled vector.
             image_weight: Share in [0, 1] of that cluster in each position's score: 1 gives the whole image its cluster.
-
             saliency: Share in [0, 1] of the images' border saliency in the returned attention.
             centre: Of that saliency, see `border_saliency`.
 
@@ -80,9 +78,8 @@ class AttendedBackbone(nn.Module):
             scores = (1 - image_weight) * scores + image_weight * own[:, :, None, None]
         strength = attention.mean(dim=1)
         if saliency:
-            salient = border_saliency(
-                self.backbone.colours(images), size=(strength.shape[1], strength.shape[2]), centre=centre
-            )
+            size = (strength.shape[1], strength.shape[2])
+            salient = border_saliency(self.backbone.colours(images), size=size, centre=centre)
             strength = (1 - saliency) * strength + saliency * salient
         return scores.argmax(dim=1) + 1, strength
 
@@ -100,11 +97,10 @@ def load_attended(pretrain: Path, attention: Path, *, shared: bool, target_strid
         LussError: A file is missing, damaged, or does not fit the others.
     """
     backbone = load_backbone(attention if (attention / "backbone.json").is_file() else pretrain)
-    module = PixelAttention(backbone.num_channels, shared=shared)
+    module, path = PixelAttention(backbone.num_channels, shared=shared), attention / "attention.safetensors"
     try:
-        module.load_state_dict(load_tensors(attention / "attention.safetensors"))
+        module.load_state_dict(load_tensors(path))
     except RuntimeError as error:
-        path = attention / "attention.safetensors"
         raise LussError(
             f"{path} does not fit the backbone {backbone.name!r} and pixel_attention.shared={shared}: {error}"
         ) from error

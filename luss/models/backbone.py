@@ -119,11 +119,7 @@ class Backbone(nn.Module, ABC):
         return self.fixed_size[0] if self.fixed_size else nearest_multiple(side, self.multiple)
 
     def check_side(self, side: int, key: str) -> None:
-        """Checks that square crops can pass.
-
-        Args:
-            side: Of the crops, pixels.
-            key: The setting that says so.
+        """Checks that square crops of `side` pixels can pass; `key` is the setting that asks for them.
 
         Raises:
             LussError: The network takes no such images.

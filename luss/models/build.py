@@ -1,5 +1,6 @@
 """Backbones by timm's names, each built so that it takes images of any size where timm offers that."""
 
+import difflib
 import functools
 import inspect
 from dataclasses import dataclass, field, replace
@@ -146,20 +147,12 @@ def _unreached(backbone: Backbone, height: int, width: int) -> frozenset[str]:
 
 
 def create_timm(name: str, *, output_stride: int = 32, pretrained: bool = False, **options: Any) -> Any:
-    """A timm model without classifier, its errors turned into words.
-
-    Args:
-        name: timm's.
-        output_stride: 32 = the network's own.
-        pretrained: Whether its published weights are fetched.
-        options: More arguments of timm's.
+    """A timm model without classifier, its errors turned into words; `pretrained`: with its published weights; `output_stride`: 32 = its own.
 
     Raises:
         LussError: Unknown name (naming the nearest ones), impossible stride, or weights that cannot be fetched.
     """
     if not timm.is_model(name):
-        import difflib
-
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise LussError(f"timm has no model {name!r}" + (f": did you mean {', '.join(near)}?" if near else ""))
     if output_stride != 32:

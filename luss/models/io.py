@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
@@ -53,11 +53,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise LussError(f"{path} is damaged ({error}): {_AGAIN}") from error
 
 
-def state_without_duplicates(module: nn.Module) -> dict[str, Tensor]:
-    """A module's state without the backbone, which is saved by itself."""
-    return {name: tensor for name, tensor in module.state_dict().items() if not name.startswith("backbone.")}
-
-
 def save_backbone(folder: Path, backbone: Backbone, weights: dict[str, Tensor], **extra: Any) -> None:
     """Writes `backbone.safetensors` (plain timm weights) and `backbone.json`."""
     save_tensors(folder / "backbone.safetensors", weights)
@@ -65,22 +60,13 @@ def save_backbone(folder: Path, backbone: Backbone, weights: dict[str, Tensor], 
 
 
 def load_backbone(folder: Path, *, output_stride: int = 0) -> Backbone:
-    """Reads what `save_backbone` wrote.
-
-    Args:
-        folder: Holds the two files.
-        output_stride: Another stride than it was trained with; 0 = the same.
+    """Reads what `save_backbone` wrote; `output_stride`: another one than it was trained with, 0 = the same.
 
     Raises:
         LussError: A file is missing, damaged, or does not fit the other.
     """
-    description = read_json(folder / "backbone.json")
-    try:
-        name, stride = str(description["name"]), int(description["output_stride"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _edited(folder / "backbone.json", error) from error
-    backbone = build_backbone(name, output_stride=output_stride or stride)
-    _set_normalisation(backbone, description, folder / "backbone.json")
+    path = folder / "backbone.json"
+    backbone = _built(read_json(path), path, output_stride)
     backbone.load(load_tensors(folder / "backbone.safetensors"))
     return backbone
 
@@ -124,20 +110,16 @@ def load_segmenter(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
         LussError: A file is missing, damaged, not the one that `config.json` was written for (by its sha256), or of another network.
     """
     description = read_description(folder)
+    backbone = _built(description, folder / CONFIG_NAME)
     try:
-        name, stride = str(description["name"]), int(description["output_stride"])
         num_clusters = int(description["num_clusters"])
     except (KeyError, TypeError, ValueError) as error:
         raise _edited(folder / CONFIG_NAME, error) from error
-    backbone = build_backbone(name, output_stride=stride)
-    _set_normalisation(backbone, description, folder / CONFIG_NAME)
     network = SegmentationNetwork(backbone, num_clusters)
     tensors = load_tensors(folder / WEIGHTS_NAME)
-    backbone.load({name.removeprefix("backbone."): t for name, t in tensors.items() if name.startswith("backbone.")})
+    backbone.load(below("backbone.", tensors))
     try:
-        network.head.load_state_dict(
-            {name.removeprefix("head."): t for name, t in tensors.items() if name.startswith("head.")}
-        )
+        network.head.load_state_dict(below("head.", tensors))
     except RuntimeError as error:
         raise LussError(f"{folder / WEIGHTS_NAME} does not fit its {CONFIG_NAME}: {error}") from error
     return network.eval(), description
@@ -182,11 +164,7 @@ def decoding_entries(settings: PredictSettings) -> dict[str, Any]:
 
 
 def decoding_settings(description: Mapping[str, Any], *, source: Path) -> PredictSettings:
-    """The settings of a prediction by a model: those its `config.json` holds, else the defaults.
-
-    Args:
-        description: Content of `config.json`.
-        source: That file, for errors.
+    """The settings of a prediction by a model: those that its `config.json`, the file `source`, holds, else the defaults.
 
     Raises:
         LussError: An entry cannot be.
@@ -207,21 +185,29 @@ def decoding_settings(description: Mapping[str, Any], *, source: Path) -> Predic
     return settings
 
 
-def _set_normalisation(backbone: Backbone, description: Mapping[str, Any], path: Path) -> None:
-    """Weights may come with another mean and deviation than timm has under the bare name of the network."""
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _built(description: Mapping[str, Any], path: Path, output_stride: int = 0) -> Backbone:
+    """The network of a description; weights may come with another mean and deviation than timm has under its bare name."""
+    try:
+        name, stride = str(description["name"]), int(description["output_stride"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _edited(path, error) from error
+    backbone = build_backbone(name, output_stride=output_stride or stride)
     found = {"mean": backbone.mean, "std": backbone.std}
     for key in found:
         value = description.get(key)
         if value is None:
             continue
-        if (
-            not isinstance(value, list)
-            or len(value) != 3
-            or not all(isinstance(number, (int, float)) for number in value)
-        ):
+        is_triple = isinstance(value, list) and len(value) == 3 and all(isinstance(n, (int, float)) for n in value)
+        if not is_triple:
             raise _edited(path, ValueError(f"{key} is {value!r}"))
         found[key] = tuple(float(number) for number in value)
     backbone.set_normalisation(**found)
+    return backbone
 
 
 def _edited(path: Path, error: Exception) -> LussError:

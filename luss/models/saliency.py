@@ -46,9 +46,8 @@ def _border_distance(values: Tensor, width: int) -> Tensor:
         strip = side.flatten(2)
         mean = strip.mean(dim=2, keepdim=True)
         covariance = (strip - mean) @ (strip - mean).transpose(1, 2) / strip.shape[2] + _REGULARISER * unit
-        whitened = torch.linalg.solve_triangular(
-            torch.linalg.cholesky(covariance), values.flatten(2) - mean, upper=False
-        )
+        factor = torch.linalg.cholesky(covariance)
+        whitened = torch.linalg.solve_triangular(factor, values.flatten(2) - mean, upper=False)
         distance = whitened.square().sum(dim=1).sqrt().view_as(total)
         distance = distance / distance.amax(dim=(1, 2), keepdim=True).clamp(min=1e-6)
         total, largest = total + distance, torch.maximum(largest, distance)
@@ -75,10 +74,8 @@ def border_saliency(images: Tensor, *, size: tuple[int, int], centre: float = 0.
     Returns:
         (B, *size) float32 in [0, 1].
     """
-    height, width = size
-    small = F.interpolate(
-        images.float(), size=(max(height, 16), max(width, 16)), mode="bilinear", antialias=True, align_corners=False
-    )
+    least = (max(size[0], 16), max(size[1], 16))
+    small = F.interpolate(images.float(), size=least, mode="bilinear", antialias=True, align_corners=False)
     result = _stretch(_border_distance(_describe(small), max(1, round(0.1 * min(small.shape[-2:])))))
     if centre:
         y = torch.linspace(-1, 1, result.shape[1], device=images.device)[:, None]

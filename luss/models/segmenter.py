@@ -120,12 +120,7 @@ def compared_size(size: tuple[int, int], max_pixels: int) -> tuple[int, int]:
 
 
 def enlarged(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Nearest neighbour: pixel y of H takes row floor(y h / H). Any dtype, and no copy in another one.
-
-    Args:
-        values: (h, w).
-        size: Height and width of the result.
-    """
+    """Nearest neighbour, (h, w) -> `size` (H, W): pixel y of H takes row floor(y h / H). Any dtype, and no copy in another one."""
     if values.shape == size:
         return values
     rows, columns = (

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from luss.errors import LussError
@@ -122,8 +122,7 @@ class TokenBackbone(Backbone):
                 # (..., N, D) of all images becomes (..., B, 1, K, D): a set of positions an image, the same for every head.
                 rotary = rotary[..., keep, :]
                 rotary = rotary.transpose(1, 2) if rotary.ndim == 5 else rotary[:, None]
-        tokens = self.model.norm_pre(tokens)
-        return tokens, rotary
+        return self.model.norm_pre(tokens), rotary
 
     def _blocks(self, tokens: Tensor, rotary: Tensor | None) -> Iterator[Tensor]:
         for place in range(len(self.model.blocks)):
@@ -131,13 +130,11 @@ class TokenBackbone(Backbone):
             yield tokens
 
     def _block(self, place: int, tokens: Tensor, rotary: Tensor | None) -> Tensor:
-        block: nn.Module = self.model.blocks[place]
-        if rotary is None:
-            result: Tensor = block(tokens)
-        else:
+        options = {}
+        if rotary is not None:
             # Mixed rotary positions differ from block to block.
-            mixed = getattr(self.model, "rope_mixed", False)
-            result = block(tokens, rope=rotary[place] if mixed else rotary)
+            options["rope"] = rotary[place] if getattr(self.model, "rope_mixed", False) else rotary
+        result: Tensor = self.model.blocks[place](tokens, **options)
         return result
 
 

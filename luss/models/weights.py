@@ -10,7 +10,7 @@ import io
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,16 +90,11 @@ def initialise(backbone: Backbone, weights: str) -> LoadedWeights:
         found = _in_timms_form(backbone, found, weights)
     fitting = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
     needed = [name for name in own if not name.endswith(_COUNTER)]
-    result = LoadedWeights(
-        weights,
-        prefix,
-        missing=[name for name in needed if name not in found],
-        other_shape=[name for name in needed if name in found and name not in fitting],
-        unused=[
-            *(name for name in given if not name.startswith(prefix)),
-            *(prefix + name for name in found if name not in own),
-        ],
-    )
+    missing = [name for name in needed if name not in found]
+    other_shape = [name for name in needed if name in found and name not in fitting]
+    unused = [name for name in given if not name.startswith(prefix)]
+    unused += [prefix + name for name in found if name not in own]
+    result = LoadedWeights(weights, prefix, missing, other_shape, unused)
     _check_fit(backbone, result, own, fitting)
     backbone.model.load_state_dict(fitting, strict=False)
     return result
@@ -160,19 +155,12 @@ def _best_prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """What stands before the backbone's names in a file: the prefix below which most of its tensors are, in the right shape."""
     votes: Counter[str] = Counter()
     for name, tensor in given.items():
-        for prefix, rest in _splits(name):
+        parts = name.split(".")
+        for place in range(len(parts)):
+            rest = ".".join(parts[place:])
             if rest in own and tensor.shape == own[rest].shape:
-                votes[prefix] += 1
-    if not votes:
-        return ""
-    return max(votes, key=lambda prefix: (votes[prefix], _preference(prefix), -len(prefix)))
-
-
-def _splits(name: str) -> Iterator[tuple[str, str]]:
-    parts = name.split(".")
-    for place in range(len(parts)):
-        rest = ".".join(parts[place:])
-        yield name.removesuffix(rest), rest
+                votes[name.removesuffix(rest)] += 1
+    return max(votes, key=lambda prefix: (votes[prefix], _preference(prefix), -len(prefix)), default="")
 
 
 def _preference(prefix: str) -> int:

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -21,14 +22,7 @@ from luss.files import TEMPORARY_SUFFIX, read_json, write_json, write_text
 from luss.report.categories import category_rows, confusion_json, count_confusion
 from luss.report.curves import Curves, health, read_curves
 from luss.report.gallery import Gallery, Progress, attention_histogram, gallery_json, open_gallery, write_pictures
-from luss.report.overview import (
-    metric_rows,
-    num_images,
-    settings_rows,
-    skipped_rows,
-    stage_rows,
-    threshold_facts,
-)
+from luss.report.overview import metric_rows, num_images, settings_rows, skipped_rows, stage_rows, threshold_facts
 from luss.report.pictures import JPEG_QUALITY, SIDE
 from luss.report.plots import write_plots
 from luss.report.source import ReportSource
@@ -101,15 +95,8 @@ def build_report(
     shown = gallery.largest(max_clusters) if gallery is not None else []
     drawn = 0
     if gallery is not None:
-        drawn = write_pictures(
-            gallery,
-            shown,
-            work / "clusters",
-            images_per_cluster=images_per_cluster,
-            max_pixels=source.settings.data.max_pixels,
-            before=old,
-            on_progress=on_progress,
-        )
+        limits = {"images_per_cluster": images_per_cluster, "max_pixels": source.settings.data.max_pixels}
+        drawn = write_pictures(gallery, shown, work / "clusters", **limits, before=old, on_progress=on_progress)
     data = _data(source, gallery, shown, problems, on_progress)
     data["figures"] = write_plots(data, work / "figures") + _contact_sheets(source, work / "figures")
     write_text(work / "data.js", f"const lussData = {json.dumps(data, separators=(',', ':'))};\n")
@@ -170,18 +157,13 @@ def _categories(source: ReportSource, problems: list[str], on_progress: Progress
     rows = category_rows(metrics["splits"][split], names)
     found: dict[str, Any] = {"split": split, "rows": rows, "groups": metrics.get("groups"), "confusion": None}
     if not source.fits("evaluate", "predict") or split not in source.masks:
-        problems.append(
-            f"confusion: the masks or the predictions that evaluate has seen for {split!r} are no longer there"
-        )
+        gone = f"the masks or the predictions that evaluate has seen for {split!r} are no longer there"
+        problems.append(f"confusion: {gone}")
         return found
 
     def count() -> dict[str, Any]:
-        confusion = count_confusion(
-            source.of("predict") / "masks" / split,
-            source.masks[split],
-            source.num_classes,
-            on_progress=lambda done, total: on_progress("masks counted", done, total),
-        )
+        predictions, tell = source.of("predict") / "masks" / split, partial(on_progress, "masks counted")
+        confusion = count_confusion(predictions, source.masks[split], source.num_classes, on_progress=tell)
         return confusion_json(confusion, metrics["splits"][split]["matching"], len(rows))
 
     found["confusion"] = _part(problems, "confusion", count)
@@ -199,13 +181,10 @@ def _part(problems: list[str], title: str, make: Callable[[], T]) -> T | None:
 
 def _contact_sheets(source: ReportSource, folder: Path) -> list[dict[str, str]]:
     """Copies the contact sheets that stages have drawn."""
-    sheets = [
-        (source.of("pseudo_labels") / "clusters.png", "pseudo-labels.png", "Pseudo labels: a row a cluster"),
-        *(
-            (path, f"predictions-{path.stem.removeprefix('clusters-')}.png", f"Predicted masks on {path.stem.removeprefix('clusters-')}")
-            for path in sorted(source.of("predict").glob("clusters-*.png"))
-        ),
-    ]  # fmt: skip
+    sheets = [(source.of("pseudo_labels") / "clusters.png", "pseudo-labels.png", "Pseudo labels: a row a cluster")]
+    for path in sorted(source.of("predict").glob("clusters-*.png")):
+        split = path.stem.removeprefix("clusters-")
+        sheets.append((path, f"predictions-{split}.png", f"Predicted masks on {split}"))
     found = []
     for path, name, title in sheets:
         if path.is_file():
@@ -217,9 +196,8 @@ def _contact_sheets(source: ReportSource, folder: Path) -> list[dict[str, str]]:
 
 def _key(source: ReportSource, images_per_cluster: int) -> str:
     """Identity of everything that decides the pictures."""
-    made_from = [
-        source.stages[name].identity for name in ("manifest", "cluster", "pseudo_labels") if name in source.stages
-    ]
+    stages = ("manifest", "cluster", "pseudo_labels")
+    made_from = [source.stages[name].identity for name in stages if name in source.stages]
     content = json.dumps([FORMAT, _version(), SIDE, JPEG_QUALITY, images_per_cluster, made_from])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from luss.clustering.source import unit_rows
 from luss.data.categories import numbered_categories
 from luss.errors import LussError
 from luss.features.store import FeatureStore
@@ -74,12 +75,9 @@ class ClusterTable:
         far = min(far, len(members) - near)
         middle = min(middle, len(members) - near - far)
         start = min(max((len(members) - middle) // 2, near), len(members) - far - middle)
-        groups = (
-            ("nearest", members[:near]),
-            ("median", members[start : start + middle]),
-            ("farthest", members[len(members) - far :]),
-        )
-        return [Pick(int(index), place, float(self.cosines[index])) for place, group in groups for index in group]
+        end = len(members) - far
+        groups = {"nearest": members[:near], "median": members[start : start + middle], "farthest": members[end:]}
+        return [Pick(int(at), place, float(self.cosines[at])) for place, group in groups.items() for at in group]
 
     def similar(self, num: int) -> list[list[tuple[int, float]]]:
         """For each cluster the `num` others of the most similar centroids, as (cluster, cosine), the most similar first."""
@@ -115,14 +113,14 @@ def measure_clusters(vectors: FeatureStore, assignments: NDArray[np.integer[Any]
         )
     sums = np.zeros((num_clusters, vectors.dim))
     for start, rows in vectors.chunks(CHUNK):
-        unit, own = _unit(rows), assigned[start : start + len(rows)]
+        unit, own = unit_rows(rows), assigned[start : start + len(rows)]
         chosen = csr_matrix((np.ones(len(own), np.float32), (own, np.arange(len(own)))), shape=(num_clusters, len(own)))
         sums += chosen @ unit
-    centroids = _unit(sums.astype(np.float32))
+    centroids = unit_rows(sums.astype(np.float32))
     cosines = np.empty(len(vectors), np.float32)
     for start, rows in vectors.chunks(CHUNK):
         own = assigned[start : start + len(rows)]
-        cosines[start : start + len(rows)] = np.einsum("nl,nl->n", _unit(rows), centroids[own])
+        cosines[start : start + len(rows)] = np.einsum("nl,nl->n", unit_rows(rows), centroids[own])
     sizes = np.bincount(assigned, minlength=num_clusters)
     total = np.bincount(assigned, weights=cosines, minlength=num_clusters)
     return ClusterTable(
@@ -156,10 +154,3 @@ def common_folders(
     sizes = np.bincount(assignments, minlength=num_clusters)
     best = np.argsort(-pairs, axis=1, kind="stable")[:, :num]
     return [[(names[k], float(pairs[c, k] / sizes[c])) for k in row if pairs[c, k]] for c, row in enumerate(best)]
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of length 1; a row of zeros stays."""
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: NDArray[np.float32] = rows / np.maximum(lengths, 1e-12)
-    return unit

@@ -72,15 +72,10 @@ def cluster_sheet(
     sizes = np.bincount(ids, minlength=1)
     sizes[0] = 0
     largest = [int(cluster) for cluster in np.argsort(-sizes, kind="stable")[:max_clusters] if sizes[cluster]]
-    rows = (
-        (_title(cluster, int(sizes[cluster])), _samples(ids, cluster, load, num_samples, tile, alpha))
-        for cluster in largest
-    )
+    titles = [f"cluster {cluster}: {sizes[cluster]} image{'s' if sizes[cluster] != 1 else ''}" for cluster in largest]
+    samples = (_samples(ids, cluster, load, num_samples, tile, alpha) for cluster in largest)
+    rows = zip(titles, samples, strict=True)
     return contact_sheet(rows, tile=tile, columns=num_samples)
-
-
-def _title(cluster: int, size: int) -> str:
-    return f"cluster {cluster}: {size} image{'s' if size != 1 else ''}"
 
 
 def _samples(

@@ -84,10 +84,8 @@ def health(curves: Curves) -> Health | None:
             values[name] = sorted(tail)[len(tail) // 2]
     if not values:
         return None
-    collapsed = (
-        values.get("feature_rank", math.inf) < COLLAPSED_RANK or values.get("used_prototypes", 1.0) < COLLAPSED_SHARE
-    )
-    return Health(values, collapsed)
+    flat = values.get("feature_rank", math.inf) < COLLAPSED_RANK
+    return Health(values, collapsed=flat or values.get("used_prototypes", 1.0) < COLLAPSED_SHARE)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -63,38 +63,29 @@ def open_gallery(source: ReportSource) -> Gallery:
     assignments = np.load(source.of("cluster") / "assignments.npy", mmap_mode="r", allow_pickle=False)
     # Clusters of layout descriptors are tight in the space they were found in, not in that of the pooled vectors.
     layout = source.of("cluster") / "layout"
-    vectors = FeatureStore.open(
-        layout if (layout / "store.json").is_file() else source.of("extract_features") / "features"
-    )
+    pooled = source.of("extract_features") / "features"
+    vectors = FeatureStore.open(layout if (layout / "store.json").is_file() else pooled)
     if len(manifest) != len(vectors):
-        raise LussError(
-            f"the manifest lists {len(manifest)} images but there are {len(vectors)} features: run the stages again"
-        )
+        counts = f"{len(manifest)} images but there are {len(vectors)} features"
+        raise LussError(f"the manifest lists {counts}: run the stages again")
     num_clusters = len(np.load(source.of("cluster") / "centroids.npy", mmap_mode="r", allow_pickle=False))
-    store = (
+    store = None
+    if source.fits("pseudo_labels", "cluster"):
         # As stored: names.json edits the clusters that were found, whatever was merged since.
-        LabelStore.open(source.of("pseudo_labels") / "labels", layer=None)
-        if source.fits("pseudo_labels", "cluster")
-        else None
-    )
+        store = LabelStore.open(source.of("pseudo_labels") / "labels", layer=None)
     return Gallery(manifest, assignments, measure_clusters(vectors, assignments, num_clusters), store)
 
 
 def gallery_json(gallery: Gallery, source: ReportSource, shown: set[int]) -> dict[str, Any]:
-    """The table of clusters as JSON values. From here on clusters count from 1, as in label maps and `names.json`.
+    """The table of clusters as JSON values; `shown` (from 0) have pictures.
 
-    Args:
-        gallery: The clusters.
-        source: The run.
-        shown: Those that have pictures, from 0.
+    From here on clusters count from 1, as in label maps and `names.json`.
     """
     table = gallery.table
     similar = table.similar(NUM_SIMILAR)
-    folders = (
-        common_folders(gallery.assignments, categories_of(gallery.manifest.names()), len(table.sizes))
-        if source.folders_are_categories
-        else [[] for _ in table.sizes]
-    )
+    folders: list[list[tuple[str, float]]] = [[] for _ in table.sizes]
+    if source.folders_are_categories:
+        folders = common_folders(gallery.assignments, categories_of(gallery.manifest.names()), len(table.sizes))
     colours = ["#" + bytes(colour).hex() for colour in palette(len(table.sizes) + 1)]
     return {
         "colours": colours,

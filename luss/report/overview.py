@@ -25,14 +25,8 @@ def settings_rows(source: ReportSource) -> list[dict[str, Any]]:
 def stage_rows(source: ReportSource) -> list[dict[str, Any]]:
     """The stages in order, with their state, seconds and peak memory."""
     return [
-        {
-            "name": row.name,
-            "state": row.state,
-            "detail": row.detail,
-            "seconds": round(row.seconds, 1),
-            "peak_memory_mb": row.peak_memory_mb,
-            "finished": row.finished,
-        }
+        {name: getattr(row, name) for name in ("name", "state", "detail", "seconds", "peak_memory_mb", "finished")}
+        | {"seconds": round(row.seconds, 1)}
         for row in source.stages.values()
     ]
 

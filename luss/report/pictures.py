@@ -29,13 +29,7 @@ MAX_POSITIONS = 1 << 13
 
 @dataclass(frozen=True)
 class PictureReader:
-    """Reads what a report shows of an image.
-
-    Attributes:
-        manifest: The images.
-        store: Their label maps; None while there are none.
-        max_pixels: Larger images are not read.
-    """
+    """Reads what a report shows of an image: its file if it has at most `max_pixels` pixels, its label map where there are maps."""
 
     manifest: Manifest
     store: LabelStore | None

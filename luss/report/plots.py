@@ -36,9 +36,8 @@ def write_plots(data: dict[str, Any], folder: Path) -> list[dict[str, str]]:
         for curves in data["curves"]
     ]
     if data["clusters"]:
-        plots.append(
-            ("clusters.png", "Size and cohesion of the clusters", partial(_clusters, Figure, data["clusters"]))
-        )
+        scatter = partial(_clusters, Figure, data["clusters"])
+        plots.append(("clusters.png", "Size and cohesion of the clusters", scatter))
     if data["categories"]:
         rows, confusion = data["categories"]["rows"], data["categories"]["confusion"]
         plots.append(("iou.png", "IoU of the categories", partial(_ious, Figure, rows)))
@@ -59,12 +58,7 @@ def _curves(figure_class: Any, curves: dict[str, Any]) -> Any:
     figure = figure_class(figsize=(3.2 * columns, height))
     # Fixed margins: to measure them takes longer than to draw.
     figure.subplots_adjust(
-        left=0.2 / columns,
-        right=1 - 0.04 / columns,
-        top=1 - 0.3 / height,
-        bottom=0.45 / height,
-        hspace=0.6,
-        wspace=0.3,
+        left=0.2 / columns, right=1 - 0.04 / columns, top=1 - 0.3 / height, bottom=0.45 / height, hspace=0.6, wspace=0.3
     )
     for place, (name, values) in enumerate(series.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)

@@ -78,9 +78,7 @@ def weights(default: list[float]) -> Any:
 def problems(settings: Any, prefix: str = "") -> Iterator[str]:
     """Everything that is wrong with a block and the blocks in it: values outside of their rule, and values that do not fit each other.
 
-    Args:
-        settings: A dataclass.
-        prefix: What stands before its keys, with a dot behind.
+    `prefix` stands before the block's keys, with a dot behind.
 
     Yields:
         Sentences with the dotted key, the value, and what it may be.

@@ -119,7 +119,6 @@ class PseudoLabelsSettings(WholeImageSettings):
     size_multiple: int = above(0, 16)
     # "auto" (from the attention alone), "validation" (searched with ground truth: reports say so) or a number in [0, 1].
     threshold: str = "auto"
-    threshold_method: Literal["otsu", "triangle", "minimum_error"] = "otsu"
     # Share of the image's own cluster in each position's score: 0 = every position alone (published), 1 = one cluster an image. The rest of
     # the score is the position's cosine.
     image_weight: float = share(0.0)

@@ -28,10 +28,7 @@ class AttentionTask(Task):
     ) -> None:
         """Freezes what stays.
 
-        Args:
-            backbone: Pretrained.
-            settings: The pixel_attention block.
-            pretrained: Pretrained projector and prototypes, with this stage's queue (`attention_clustering`); None = train a new head.
+        `pretrained`: projector and prototypes, with this stage's queue (`attention_clustering`); None = train a new head.
         """
         super().__init__()
         self.backbone, self.settings, self.own_head = backbone, settings, pretrained is None

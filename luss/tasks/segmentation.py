@@ -43,13 +43,7 @@ class LabelledCrops(Dataset[dict[str, Any]]):
     def __init__(
         self, image_root: Path, store: LabelSource, settings: FinetuneSettings, *, seed: int, max_pixels: int
     ) -> None:
-        """Args:
-        image_root: The folder that the labels' names are relative to.
-        store: The labels; images without them (unreadable when maps were made) are left out.
-        settings: The finetune block.
-        seed: Of the run.
-        max_pixels: Larger images are unreadable.
-        """
+        """The images of `store`, whose names are relative to `image_root`; those without labels (unreadable when they were made) are left out."""
         self.image_root, self.max_pixels = image_root, max_pixels
         self.store, self.settings, self.seed = store, settings, seed
         self.label_side = settings.size // settings.label_stride
@@ -60,7 +54,8 @@ class LabelledCrops(Dataset[dict[str, Any]]):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, entry = key
         generator = sample_generator(self.seed, epoch, entry)
-        entry, image, original, unreadable = self._readable(entry)
+        # The first entry from `entry` on (cyclic) whose image can be read, as `ImageSource.readable`.
+        entry, image, original, unreadable = first_readable(entry, len(self), self._read)
         rectangle = draw_rectangle(generator, *original, self.settings.scale)
         flip = bool(generator.random() < 0.5)
         size = self.settings.size
@@ -71,10 +66,6 @@ class LabelledCrops(Dataset[dict[str, Any]]):
             "unreadable": unreadable,
         }
 
-    def _readable(self, entry: int) -> tuple[int, Image.Image, tuple[int, int], list[tuple[str, str]]]:
-        """The first entry from `entry` on (cyclic) whose image can be read, as `ImageSource.readable`."""
-        return first_readable(entry, len(self), self._read)
-
     def _read(self, entry: int) -> tuple[Image.Image, tuple[int, int]]:
         # Unreadable images have no map, so the store's numbering is not the manifest's: images go by name.
         image = read_image(self.image_root / self.store.name(entry), max_pixels=self.max_pixels)
@@ -83,12 +74,10 @@ class LabelledCrops(Dataset[dict[str, Any]]):
 
     def collate(self, samples: list[dict[str, Any]]) -> LabelledBatch:
         """Stacks samples."""
-        return LabelledBatch(
-            torch.from_numpy(np.stack([sample["image"] for sample in samples])),
-            torch.from_numpy(np.stack([sample["colours"] for sample in samples])),
-            torch.from_numpy(np.stack([sample["label"] for sample in samples]).astype(np.int64)),
-            [entry for sample in samples for entry in sample["unreadable"]],
+        image, colours, label = (
+            torch.from_numpy(np.stack([each[key] for each in samples])) for key in ("image", "colours", "label")
         )
+        return LabelledBatch(image, colours, label.long(), [entry for each in samples for entry in each["unreadable"]])
 
 
 class SegmentationTask(Task):

@@ -17,36 +17,24 @@ _KEEP = 2
 
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Writes a checkpoint and removes all but the newest two.
-
-    Args:
-        folder: Where checkpoints of one stage live.
-        step: Steps done.
-        state: Tensors and plain containers only.
-
-    Returns:
-        The file.
+    """Writes a checkpoint of tensors and plain containers after `step` steps, and removes all but the newest two; returns its file.
 
     Raises:
         LussError: The disk is full; earlier checkpoints are untouched.
     """
     path = folder / f"step-{step:09d}.pt"
     with replacing(path) as temporary:
-        _write(temporary, state)
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:
+            # torch covers the system's error (a full disk) by one about its archive's inner positions.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
     for old in checkpoints(folder)[:-_KEEP]:
         old.unlink()
     return path
-
-
-def _write(path: Path, state: dict[str, Any]) -> None:
-    try:
-        with open(path, "wb") as file:
-            torch.save(state, file)
-    except RuntimeError as error:
-        # torch covers the system's error (a full disk) by one about its archive's inner positions.
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from error
-        raise
 
 
 def checkpoints(folder: Path) -> list[Path]:

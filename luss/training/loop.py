@@ -72,15 +72,6 @@ class TrainJob:
     on_unreadable: Callable[[str, str], None] = lambda path, reason: None
 
 
-@dataclass
-class _Position:
-    """How far training has come, and when the last checkpoint was written."""
-
-    step: int = 0
-    saved_step: int = 0
-    saved_at: float = field(default_factory=time.monotonic)
-
-
 class Trainer:
     """Trains a job from its newest checkpoint to its end."""
 
@@ -107,7 +98,8 @@ class Trainer:
         if settings.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(self.model, settings)
-        self.position = _Position()
+        # How far training has come, and where and when the last checkpoint was written.
+        self.step, self.saved_step, self.saved_at = 0, 0, time.monotonic()
         self.lines: deque[dict[str, float]] = deque(maxlen=_KEPT_LINES)
         self.warned = False
         self._restore()
@@ -125,9 +117,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["scaler"])
         restore_random_state(state["random"])
-        self.position.step = self.position.saved_step = int(state["step"])
-        self.job.reporter.rewind(self.position.step)
-        self.job.reporter.message(f"continuing {self.job.key} at step {self.position.step} of {self.num_steps}")
+        self.step = self.saved_step = int(state["step"])
+        self.job.reporter.rewind(self.step)
+        self.job.reporter.message(f"continuing {self.job.key} at step {self.step} of {self.num_steps}")
 
     def save(self) -> None:
         """Writes a checkpoint of the present position, unless it is already there.
@@ -135,20 +127,18 @@ class Trainer:
         Raises:
             LussError: The weights are no longer finite: such a checkpoint would push out a good one.
         """
-        position = self.position
-        if position.step != position.saved_step and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
-            raise self._diverged("weights are no longer finite", position.step)
-        if processes.rank() == 0 and position.step != position.saved_step:
+        if self.step != self.saved_step and not all(bool(p.isfinite().all()) for p in self.model.parameters()):
+            raise self._diverged("weights are no longer finite", self.step)
+        if processes.rank() == 0 and self.step != self.saved_step:
             state = {
-                "step": position.step,
+                "step": self.step,
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.precision.state_dict(),
                 "random": random_state(),
             }
-            save_checkpoint(self.job.folder, position.step, state)
-        position.saved_step = position.step
-        position.saved_at = time.monotonic()
+            save_checkpoint(self.job.folder, self.step, state)
+        self.saved_step, self.saved_at = self.step, time.monotonic()
         processes.barrier()
 
     def run(self) -> int:
@@ -166,12 +156,12 @@ class Trainer:
         batches = iter(self._loader())
         clock = _Clock()
         self.model.train()
-        while self.position.step < self.num_steps:
-            step = self.position.step
+        while self.step < self.num_steps:
+            step = self.step
             log = step % settings.log_every == 0 or step == self.num_steps - 1
             progress = Progress(step, self.num_steps, self.steps_per_epoch, log)
             output = self._step(batches, progress, clock)
-            self.position.step += 1
+            self.step += 1
             clock.images += settings.batch_size
             if progress.log:
                 self._log(progress, output, clock)
@@ -202,33 +192,23 @@ class Trainer:
             total += output.loss.detach() / settings.accumulate
         assert output is not None
         self.model.after_backward(progress)
-        clips = settings.optimizer.clip != "none"
+        own = settings.optimizer
         self.precision.step(
-            self.optimizer, clip=(lambda: clip(self.model.parameters(), settings.optimizer)) if clips else None
+            self.optimizer, clip=None if own.clip == "none" else lambda: clip(self.model.parameters(), own)
         )
         self.model.after_step(progress)
         return StepOutput(total, output.scalars)
 
     def _log(self, progress: Progress, output: StepOutput, clock: "_Clock") -> None:
         scalars = {name: processes.mean(value) for name, value in output.scalars.items()}
-        values = {
-            "loss": float(processes.mean(output.loss)),
-            **{k: float(v) for k, v in scalars.items()},
-        }
+        values = {"loss": float(processes.mean(output.loss)), **{k: float(v) for k, v in scalars.items()}}
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"loss is {values['loss']}", progress.step)
         rate, waited = clock.read()
-        self.job.reporter.metrics(
-            {
-                "step": progress.step,
-                "epoch": int(progress.epoch),
-                "lr": self.lr,
-                **values,
-                "images_per_second": rate,
-                "data_wait": waited,
-            }
-        )
-        self.job.reporter.advance(self.position.step, images_per_second=rate, data_wait=waited, **values)
+        position = {"step": progress.step, "epoch": int(progress.epoch), "lr": self.lr}
+        speed = {"images_per_second": rate, "data_wait": waited}
+        self.job.reporter.metrics({**position, **values, **speed})
+        self.job.reporter.advance(self.step, **speed, **values)
         self.lines.append(values)
         text = "" if self.warned else self.model.warning(self.lines)
         if text:
@@ -243,16 +223,14 @@ class Trainer:
         )
 
     def _save_when_due(self) -> None:
-        settings, position = self.job.settings, self.position
-        minutes = (time.monotonic() - position.saved_at) / 60
+        settings, minutes = self.job.settings, (time.monotonic() - self.saved_at) / 60
         epoch_steps = self.steps_per_epoch * settings.checkpoint_epochs
-        due = position.step % epoch_steps == 0 or minutes >= settings.checkpoint_minutes
-        if processes.any_process(due):
+        if processes.any_process(self.step % epoch_steps == 0 or minutes >= settings.checkpoint_minutes):
             self.save()
 
     def _announce(self) -> None:
         settings, reporter = self.job.settings, self.job.reporter
-        reporter.start("step", self.num_steps, self.position.step)
+        reporter.start("step", self.num_steps, self.step)
         reporter.message(
             f"{self.job.key}: {len(self.job.dataset)} images, {settings.epochs} epochs of {self.steps_per_epoch} steps, global batch "
             f"{settings.batch_size} = {processes.world_size()} process(es) x {settings.accumulate} x {self.share}; lr "
@@ -270,7 +248,7 @@ class Trainer:
             accumulate=settings.accumulate,
             rank=processes.rank(),
             world_size=processes.world_size(),
-            first_step=self.position.step,
+            first_step=self.step,
         )
         dataset: Dataset[Any] = job.dataset  # type: ignore[assignment]
         return DataLoader(
@@ -315,6 +293,4 @@ def _own_buffers() -> dict[str, Any]:
 
 def _no_sync(model: Any, active: bool) -> Any:
     """Skips gradient exchange for all but the last micro-batch."""
-    if active and isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return contextlib.nullcontext()
+    return model.no_sync() if active and isinstance(model, DistributedDataParallel) else contextlib.nullcontext()

@@ -33,28 +33,19 @@ def build_optimizer(task: Task, settings: TrainSettings) -> torch.optim.Optimize
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for parameter, lr_scale, constant, decays in _treated(task, own):
         adapted = decays or own.decay_norms_and_biases
+        words = {"lr_scale": lr_scale, "constant_lr": constant, "decays": decays}
+        if own.name == "lars":
+            # timm's trust ratios otherwise end where weight decay is 0.
+            words["always_adapt"] = adapted
+        weight_decay = own.weight_decay if decays else 0.0
         group = groups.setdefault(
-            (lr_scale, constant, decays, adapted),
-            {
-                "params": [],
-                "lr_scale": lr_scale,
-                "constant_lr": constant,
-                "decays": decays,
-                "weight_decay": own.weight_decay if decays else 0.0,
-                # timm's trust ratios otherwise end where weight decay is 0.
-                **({"always_adapt": adapted} if own.name == "lars" else {}),
-            },
+            (lr_scale, constant, decays, adapted), {"params": [], "weight_decay": weight_decay, **words}
         )
         group["params"].append(parameter)
     plain = own.name == "sgd" and not (own.nesterov and own.momentum)
     options: dict[str, Any] = {"betas": own.betas} if own.name == "adamw" else {"momentum": own.momentum}
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        list(groups.values()),
-        opt="momentum" if plain else own.name,
-        lr=settings.lr,
-        weight_decay=own.weight_decay,
-        **options,
-    )
+    options |= {"opt": "momentum" if plain else own.name, "lr": settings.lr, "weight_decay": own.weight_decay}
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(list(groups.values()), **options)
     return optimizer
 
 
@@ -99,13 +90,9 @@ def set_schedules(optimizer: torch.optim.Optimizer, settings: TrainSettings, pro
         The training's rate: that of a group with `lr_scale` 1.
     """
     own, peak = settings.optimizer, scaled_lr(settings)
-    lr = lr_at(
-        progress.step,
-        num_steps=progress.num_steps,
-        warmup_steps=round(settings.warmup_epochs * progress.steps_per_epoch),
-        peak=peak,
-        final=settings.final_lr * settings.batch_size / settings.lr_batch_size,
-    )
+    final = settings.final_lr * settings.batch_size / settings.lr_batch_size
+    warmup = round(settings.warmup_epochs * progress.steps_per_epoch)
+    lr = lr_at(progress.step, num_steps=progress.num_steps, warmup_steps=warmup, peak=peak, final=final)
     weight_decay = own.weight_decay
     if own.final_weight_decay is not None:
         weight_decay = cosine(progress, own.weight_decay, own.final_weight_decay)

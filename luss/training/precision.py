@@ -34,10 +34,9 @@ def resolve_precision(name: str, device: torch.device, *, warn: Callable[[str], 
     if name not in PRECISIONS:
         raise LussError(f"precision is {name!r}: choose one of {', '.join(PRECISIONS)}")
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        if name == "auto":
-            return "bf16" if native else "fp16"
-        return name
+        if name != "auto":
+            return name
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if name == "bf16" and not cpu_computes_bf16():
         warn(
             "this CPU has no bfloat16 instructions: computing in fp32 instead, about twice as slowly as on one that has"

@@ -14,22 +14,11 @@ from luss.processes import sum_, world_size
 class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Drop-in for a batch norm layer whose statistics are those of the global batch. Processes must hold equal shares."""
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        return
-
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, ...) -> the same shape, normalised by the statistics of all processes in training mode."""
         if not self.training or world_size() == 1:
-            return F.batch_norm(
-                input,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                self.training,
-                self.momentum or 0.0,
-                self.eps,
-            )
+            state = (self.running_mean, self.running_var, self.weight, self.bias)
+            return F.batch_norm(input, *state, self.training, self.momentum or 0.0, self.eps)
         axes = [0, *range(2, input.dim())]
         shape = [1, -1] + [1] * (input.dim() - 2)
         values = input.float()
@@ -64,13 +53,10 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
         converted: nn.Module = convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return converted
     for name, child in module.named_children():
-        if (
-            isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d))
-            and type(child).forward is nn.modules.batchnorm._BatchNorm.forward
-        ):
-            norm = CpuSyncBatchNorm(
-                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
-            )
+        plain = type(child).forward is nn.modules.batchnorm._BatchNorm.forward
+        if plain and isinstance(child, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            settings = (child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
+            norm = CpuSyncBatchNorm(*settings)
             norm.load_state_dict(child.state_dict())
             norm.train(child.training)
             for parameter, own in zip(child.parameters(), norm.parameters(), strict=True):

@@ -1,9 +1,15 @@
 """What a command module holds, and the arguments that several commands share."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from rich.console import Console
+
+SECONDS = 20.0
+"""Between two lines about progress, where there is no terminal."""
 
 # Ends the help of every command that takes settings.
 KEY_VALUE = """key=value sets one setting and wins over the file: the key is its dotted name, block first; of two words for one key the later wins.
@@ -18,7 +24,6 @@ class Command(Protocol):
 
     def arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declares the arguments."""
-        ...
 
     def main(self, options: argparse.Namespace) -> None:
         """Does the work; `stages.running.signals.guarded` turns its errors into messages and exit codes.
@@ -26,7 +31,6 @@ class Command(Protocol):
         Raises:
             LussError: A mistake that the user can mend.
         """
-        ...
 
 
 class _FileAndWords(argparse.Action):
@@ -55,18 +59,27 @@ def run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, such as outputs/demo")
 
 
+def now_and_then(console: Console, what: str, *, at_end: bool = False) -> Callable[[int, int], None]:
+    """Takes numbers of images, done and in all, and prints a line about them every `SECONDS`; with `at_end` also at the end."""
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > SECONDS or (at_end and done == total):
+            last = time.monotonic()
+            console.print(f"{what} {done} of {total} images", highlight=False, markup=False, soft_wrap=True)
+
+    return show
+
+
 def parsed(
     parser: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser], arguments: Sequence[str]
 ) -> argparse.Namespace:
     """Reads a command line; options may stand anywhere between the words of a command.
 
     Args:
-        parser: Of all commands.
-        commands: The parser of each.
-        arguments: The command and its words.
-
-    Returns:
-        The options; `command` is the command.
+        parser, commands: The parser of all commands, and that of each.
+        arguments: The command, which is `command` in the options returned, and its words.
     """
     if not arguments or arguments[0] not in commands:
         # Help, or what is wrong.

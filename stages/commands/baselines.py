@@ -30,7 +30,6 @@ RUN/baselines: stopped ones continue, finished ones are not repeated.
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     run_argument(parser)
     parser.add_argument(

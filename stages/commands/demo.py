@@ -20,7 +20,6 @@ _EPILOG = f"""examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument(
         "--config", type=Path, default=Path("configs/demo.yaml"), help="YAML file (default: configs/demo.yaml)"

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from luss.errors import LussError
 from luss.files import write_json, write_text
+from stages.commands.base import now_and_then
 
 if TYPE_CHECKING:
     from luss.benchmark.metrics import Metrics
@@ -30,13 +30,11 @@ examples:
   luss evaluate test test-segmentation --num-classes 50 --matching match.json
   luss evaluate unfiltered validation-segmentation --num-classes 50 --attention attention --thresholds 0:0.8:0.01
 """
-_PLAIN_SECONDS = 20.0
 _MAX_THRESHOLDS = 10_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EPILOG
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="folder of predicted ids")
     parser.add_argument("masks", type=Path, metavar="MASKS", help="folder of true ids")
@@ -164,15 +162,7 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
             task = bar.add_task("", total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
         return
-    last = time.monotonic()
-
-    def plain(done: int, total: int) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last >= _PLAIN_SECONDS:
-            last = time.monotonic()
-            console.print(f"evaluated {done} of {total} images", highlight=False)
-
-    yield plain
+    yield now_and_then(console, "evaluated", at_end=True)
 
 
 def _print(metrics: "Metrics", console: Console) -> None:

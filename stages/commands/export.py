@@ -15,7 +15,7 @@ from rich.console import Console
 
 from luss.errors import LussError
 from luss.export import FORMATS, load_format
-from stages.commands.base import run_argument
+from stages.commands.base import now_and_then, run_argument
 
 if TYPE_CHECKING:
     from luss.benchmark.matching import Matching
@@ -29,14 +29,12 @@ if TYPE_CHECKING:
 HELP = "write a run's model, masks or pseudo labels for other programs"
 
 TRAIN = "train"
-_NEWS_SECONDS = 20.0
 # Each stage that predicts masks, and the one that finds their matching; None where ids are categories already.
 _PREDICTING: dict[str, str | None] = {"predict": "evaluate", "semi_predict": None, "distance_matching": None}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "formats:\n" + "\n".join(f"  {name:<16}{text}" for name, (_, text) in FORMATS.items())
     run_argument(parser)
     parser.add_argument("--format", required=True, choices=list(FORMATS), metavar="FORMAT", help="one of those below")
@@ -64,7 +62,7 @@ def main(options: argparse.Namespace) -> None:
             backbones=lambda: _backbones(folder),
             submitted=lambda split: _submitted(folder, split),
         )
-        sentence = format.write(request)
+        sentence = format(request)
     _print(Console(), sentence)
 
 
@@ -90,7 +88,7 @@ class _Labels:
         from luss.export.job import ExportFolder, export_images
         from stages.running.lock import run_lock
 
-        images, news = self.images, _News(console, self.name)
+        images, news = self.images, now_and_then(console, f"{self.name}:")
         folder = ExportFolder(out, self._identity(), images.num_clusters)
         was_complete = folder.complete
         facts = self._card_facts()
@@ -247,26 +245,13 @@ def _matching(folder: Path, stage: str) -> "Matching | None":
     from luss.files import read_json
     from stages.running.folder import DONE
 
-    evaluating = _PREDICTING[stage]
-    if evaluating is None:
+    if (evaluating := _PREDICTING[stage]) is None:
         return None
     done = folder / evaluating / DONE
     if not done.is_file() or read_json(done)["inputs"].get(stage) != _record(folder, stage)["id"]:
         raise LussError(f"{folder} has not evaluated its present masks: run luss run with its configuration first")
     found: Mapping[str, int] | None = read_json(folder / evaluating / "metrics.json").get("matching")
     return None if found is None else {int(cluster): int(category) for cluster, category in found.items()}
-
-
-class _News:
-    """A line on the screen now and then."""
-
-    def __init__(self, console: Console, name: str) -> None:
-        self._console, self._name, self._last = console, name, time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if time.monotonic() - self._last > _NEWS_SECONDS:
-            self._last = time.monotonic()
-            _print(self._console, f"{self._name}: {done} of {total} images")
 
 
 def _print(console: Console, text: str) -> None:

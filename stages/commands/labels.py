@@ -30,7 +30,6 @@ _EPILOG = """examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Writes a small layer over the stored label maps. Ids are never renumbered: merged clusters take the smallest of their\n"
         "ids, dropped ones become background. Every reader uses the newest layer; fine-tuning then runs anew."
@@ -69,10 +68,7 @@ def main(options: argparse.Namespace) -> None:
         with run_lock(options.run):
             store = LabelStore.open(folder / "labels")
             before = store.layer
-            if edits:
-                layer, notes = store.layers.add(edits)
-            else:
-                layer, notes = _move(store, options), []
+            layer, notes = store.layers.add(edits) if edits else (_move(store, options), [])
         _report(console, before, layer, notes)
     store = LabelStore.open(folder / "labels")
     _print(console, store, full=options.show or not (edits or moves))
@@ -131,22 +127,19 @@ def _print(console: Console, store: LabelStore, *, full: bool) -> None:
         return
     if store.names or facts["merged"] or facts["dropped"]:
         console.print(_clusters(store))
-    history = list(store.layers.history())
-    if history:
+    if history := list(store.layers.history()):
         console.print(_history(history, store.layer.number))
 
 
 def _clusters(store: LabelStore) -> Table:
-    table = Table(title="edited clusters", title_justify="left")
-    for heading in ("cluster", "name", "what"):
-        table.add_column(heading)
-    edited = sorted({*store.names, *store.layer.merged, *store.layer.merged.values(), *store.layer.dropped})
-    for cluster in edited:
-        members = [str(found) for found, root in store.layer.merged.items() if root == cluster]
-        if cluster in store.layer.dropped:
+    table = Table("cluster", "name", "what", title="edited clusters", title_justify="left")
+    merged, dropped = store.layer.merged, store.layer.dropped
+    for cluster in sorted({*store.names, *merged, *merged.values(), *dropped}):
+        members = [str(found) for found, root in merged.items() if root == cluster]
+        if cluster in dropped:
             what = "background"
-        elif cluster in store.layer.merged:
-            what = f"is {store.layer.merged[cluster]}"
+        elif cluster in merged:
+            what = f"is {merged[cluster]}"
         else:
             what = f"with {', '.join(members)}" if members else ""
         table.add_row(str(cluster), escape(store.names.get(cluster, "")), what)
@@ -154,9 +147,7 @@ def _clusters(store: LabelStore) -> Table:
 
 
 def _history(history: list[Layer], current: int) -> Table:
-    table = Table(title="history", title_justify="left")
-    for heading in ("layer", "made from", "when", "what"):
-        table.add_column(heading)
+    table = Table("layer", "made from", "when", "what", title="history", title_justify="left")
     for layer in history:
         mark = " (current)" if layer.number == current else ""
         what = "; ".join(_shown(key, value) for key, value in layer.change.items())

@@ -33,7 +33,6 @@ _SHOWN_CLASSES = 20
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """formats:
   png       id = R + 256 G at the image's size, as ImageNet-S has it (0 = background)
   palette   indexed PNG in colours; up to 255 clusters
@@ -139,10 +138,10 @@ def image_source(images: Path, out: Path) -> tuple[Path, Names]:
 
 def _rename(segmenter: "Segmenter", path: Path, console: Console) -> None:
     from luss.labels.layers import read_edits
-    from luss.segmenter import read_names
+    from luss.segmenter import check_names
 
-    segmenter.given_names |= read_names(path, segmenter.num_clusters)
     edits = read_edits(path)
+    segmenter.given_names |= check_names(edits.names, segmenter.num_clusters, source=str(path))
     if edits.merge or edits.drop:
         console.print(f"{path}: only the names are used here; `luss labels` merges and drops", highlight=False)
 

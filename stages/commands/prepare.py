@@ -1,15 +1,18 @@
 """`luss prepare`: data sets in the layout that `luss` reads."""
 
 import argparse
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from luss.errors import LussError
+from luss.files import remove_leftovers, replacing
 
 if TYPE_CHECKING:
     from luss.data.imagenet_s_build import Built, Missing
@@ -24,12 +27,8 @@ built is built; the same command completes it)"""
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
     sets = parser.add_subparsers(dest="data_set", required=True, metavar="DATA_SET")
-    one = sets.add_parser(
-        "imagenet-s",
-        help="ImageNet-S-50, -300 and -919 from ImageNet and the published annotations",
-        description="ImageNet-S-50, -300 and -919 from ImageNet and the published annotations. Makes only what is missing.",
-        epilog=_EPILOG,
-    )
+    what = "ImageNet-S-50, -300 and -919 from ImageNet and the published annotations"
+    one = sets.add_parser("imagenet-s", help=what, description=f"{what}. Makes only what is missing.", epilog=_EPILOG)
     one.add_argument("--imagenet", required=True, type=Path, metavar="DIR", help="holds train/<wnid>/ and val/")
     one.add_argument(
         "--annotations",
@@ -69,41 +68,26 @@ def main(options: argparse.Namespace) -> None:
     console = Console()
     imagenet = ImageNet.open(options.imagenet)
     lists = None if options.lists is None else Lists.open(options.lists)
-    with run_lock(options.out), MissingFile(options.out / "missing.txt") as missing:
+    missing = MissingFile(options.out / "missing.txt")
+    with run_lock(options.out), missing.written() as add:
         with _shown(console, "unpacking") as shown:
-            found = open_annotations(
-                options.annotations,
-                options.out / "annotations",
-                on_progress=lambda done, total: shown("annotations", done, total),
-            )
-        absent = [number for number in options.sets or [] if number not in found]
-        if absent:
+            progress = partial(shown, "annotations")
+            found = open_annotations(options.annotations, options.out / "annotations", on_progress=progress)
+        if absent := [number for number in options.sets or [] if number not in found]:
             raise LussError(
                 f"{options.annotations} holds the sets {', '.join(map(str, found))}, not {absent[0]}: see --sets"
             )
-        built: list[Built] = []
+        built, build = [], partial(build_set, copy=options.copy, lists=lists, on_missing=add)
         for number in options.sets or found:
             with _shown(console, f"ImageNetS{number}") as shown:
-                built.append(
-                    build_set(
-                        number,
-                        found[number],
-                        imagenet,
-                        options.out,
-                        copy=options.copy,
-                        lists=lists,
-                        on_missing=missing.add,
-                        on_progress=shown,
-                    )
-                )
-        missing.finish()
+                built.append(build(number, found[number], imagenet, options.out, on_progress=shown))
     _report(console, built, missing)
 
 
 def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> None:
     table = Table(title="numbers of images", title_justify="left")
-    for heading, side in (("set", "left"), ("what", "left"), ("published", "right"), ("found", "right"), ("", "left")):
-        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for heading in ("set", "what", "published", "found", ""):
+        table.add_column(heading, justify="right" if heading in ("published", "found") else "left")
     for one in built:
         for count in one.counts:
             same = count.expected == count.found
@@ -119,8 +103,7 @@ def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> N
         )
         for line in missing.first:
             console.print(f"  {line}", highlight=False, soft_wrap=True)
-    unlike = [one.name for one in built if not one.as_published]
-    if unlike:
+    if unlike := [one.name for one in built if not one.as_published]:
         reasons = [f"{missing.count} files or folders are missing"] if missing.count else []
         if any(count.expected != count.found for one in built for count in one.counts):
             reasons.append("numbers differ from the published ones")
@@ -131,62 +114,40 @@ def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> N
 
 
 class MissingFile:
-    """Writes what is missing to a file as it is found: it may be much. Used by `with`."""
+    """A file of what is missing, written as it is found: it may be much. The first lines are kept for the screen."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.count = 0
-        self.first: list[str] = []
+        self.path, self.count, self.first = path, 0, list[str]()
 
-    def __enter__(self) -> "MissingFile":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = self.path.with_name(f".{self.path.name}.partial")
-        self._file = open(self._temporary, "w", encoding="utf-8")
-        return self
+    @contextlib.contextmanager
+    def written(self) -> Iterator[Callable[["Missing"], None]]:
+        """Yields what adds a line; at the end the file gets its name or, where nothing is missing, an older one goes."""
+        remove_leftovers([self.path])
+        with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
 
-    def add(self, missing: "Missing") -> None:
-        """Keeps one; the first ones also for the screen."""
-        line = f"{missing.data_set}/{missing.split}/{missing.name}\t{missing.reason}"
-        self._file.write(line + "\n")
-        self.count += 1
-        if len(self.first) < _SHOWN:
-            self.first.append(line.replace("\t", ": "))
+            def add(missing: "Missing") -> None:
+                line = f"{missing.data_set}/{missing.split}/{missing.name}\t{missing.reason}"
+                file.write(line + "\n")
+                self.count += 1
+                if len(self.first) < _SHOWN:
+                    self.first.append(line.replace("\t", ": "))
 
-    def finish(self) -> None:
-        """Gives the list its name; where nothing is missing, an older one goes."""
-        self._file.close()
-        if self.count:
-            self._temporary.replace(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+            yield add
+        if not self.count:
+            self.path.unlink()
 
 
-class _shown:
-    """Progress on the screen: a bar on a terminal, else a line when a part is done. Used by `with`."""
+@contextlib.contextmanager
+def _shown(console: Console, title: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress on the screen: a bar on a terminal, else a line when a part is done."""
+    tasks: dict[str, TaskID] = {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
 
-    def __init__(self, console: Console, title: str) -> None:
-        self._console, self._title = console, title
-        self._bar = Progress(console=console, transient=True) if console.is_terminal else None
-        self._tasks: dict[str, Callable[[int], None]] = {}
+        def show(part: str, done: int, total: int) -> None:
+            if part not in tasks:
+                tasks[part] = bar.add_task(f"{title} {part}", total=total)
+            bar.update(tasks[part], completed=done)
+            if not console.is_terminal and done == total:
+                console.print(f"{title}: {part}", highlight=False)
 
-    def __enter__(self) -> Callable[[str, int, int], None]:
-        if self._bar is not None:
-            self._bar.start()
-        return self.show
-
-    def show(self, part: str, done: int, total: int) -> None:
-        if self._bar is not None:
-            if part not in self._tasks:
-                task = self._bar.add_task(f"{self._title} {part}", total=total)
-                self._tasks[part] = lambda number: self._bar.update(task, completed=number) if self._bar else None
-            self._tasks[part](done)
-        elif done == total:
-            self._console.print(f"{self._title}: {part}", highlight=False)
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        yield show

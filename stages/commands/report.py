@@ -25,13 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Writes the report and says where it is."""
-    write_report(
-        options.run,
-        options.out or options.run / "report",
-        Console(),
-        max_clusters=options.clusters,
-        images_per_cluster=options.images_per_cluster,
-    )
+    out, per_cluster = options.out or options.run / "report", options.images_per_cluster
+    write_report(options.run, out, Console(), max_clusters=options.clusters, images_per_cluster=per_cluster)
 
 
 def write_report(
@@ -57,11 +52,7 @@ def write_report(
             progress.update(tasks[what], completed=done, total=total)
 
         summary = build_report(
-            source,
-            out,
-            max_clusters=max_clusters,
-            images_per_cluster=images_per_cluster,
-            on_progress=show,
+            source, out, max_clusters=max_clusters, images_per_cluster=images_per_cluster, on_progress=show
         )
     for problem in summary.problems:
         console.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)

@@ -21,7 +21,6 @@ _EPILOG = f"""examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Runs every stage that is not done; continues interrupted ones;\n"
         "moves results of other settings aside and runs those stages anew."

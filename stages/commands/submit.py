@@ -24,7 +24,6 @@ _WISHES = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node"
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Checks settings and data, lists the images, and submits a job or job array a stage, each after those it needs.\n"
         "Submitting again submits only what is neither done nor queued.\n"
@@ -59,7 +58,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     """Checks, submits and prints a table."""
     run = load_config(options.config, options.words)
-    from stages.jobs.launch import Order, Row, preview, submit
+    from stages.jobs.launch import Row, preview, submit
+    from stages.jobs.plan import Order
     from stages.running.preflight import preflight
 
     console = Console()

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import submitit
@@ -31,35 +31,37 @@ from luss.config import load_config, to_yaml
 from luss.errors import LussError
 from luss.files import write_text
 from luss.progress import Interrupted
-from luss.settings import RunSettings
-from stages.jobs.plan import Step, Submission
+from stages.jobs.plan import Order, Step, Submission
 from stages.jobs.queue import has_slurm, is_preempted
 from stages.jobs.records import Job, job_name, jobs_folder
 from stages.jobs.resources import Resources
-from stages.jobs.source import CodeChoice, check_source, package_folders, snapshot, source_hash
+from stages.jobs.source import check_source, package_folders, snapshot, source_hash
 from stages.pipeline import STAGES
 from stages.running.runner import run_stages
 from stages.running.shard_work import run_shards
 from stages.running.signals import guarded
 
-Cluster = Literal["slurm", "local", "debug"]
 # A job may run into its time limit any number of times.
 _MAX_TIMEOUTS = 1_000_000
 # After one process of a job has ended, the others have this long to say whom they miss.
 _WAIT_SECONDS = 120
 
 
+@dataclass(frozen=True)
 class StageJob:
-    """What a job does: one stage, or some shards of it."""
+    """What a job does: one stage, or some shards of it.
 
-    def __init__(self, config: str, stage: str, shards: list[int] | None, source: str) -> None:
-        """Args:
+    Attributes:
         config: The settings file.
         stage: Its name.
         shards: Which of its pieces; None = the stage itself.
         source: What `stages.jobs.source.source_hash` must be; empty = anything.
-        """
-        self.config, self.stage, self.shards, self.source = config, stage, shards, source
+    """
+
+    config: str
+    stage: str
+    shards: list[int] | None
+    source: str
 
     def __call__(self) -> None:
         """Works until the end, or until the scheduler's signal has led to a checkpoint and the job has been queued again."""
@@ -99,29 +101,6 @@ def _comes_again(reason: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Order:
-    """A submission.
-
-    Attributes:
-        run: All settings.
-        cluster: Where to.
-        command: What to type to repeat it.
-        code: Which source the jobs run.
-        words: Resources from the command line, None = not given.
-        until: The last stage.
-        force: A stage to run anew.
-    """
-
-    run: RunSettings
-    cluster: Cluster
-    command: str
-    code: CodeChoice = "snapshot"
-    words: Mapping[str, Any] | None = None
-    until: str | None = None
-    force: str | None = None
-
-
-@dataclass(frozen=True)
 class Row:
     """What became of a stage.
 
@@ -141,18 +120,16 @@ class Row:
 
 
 def submit(order: Order, tell: Callable[[Row], None]) -> None:
-    """Submits every stage that is neither done nor queued. On `local` and `debug`, where nothing queues, waits for each.
+    """Submits every stage that is neither done nor queued, and tells of each in order.
 
-    Args:
-        order: What and where.
-        tell: Called with a row for every stage, in order.
+    On `local` and `debug`, where nothing queues, waits for each.
 
     Raises:
         LussError: Settings, data or resources that cannot be; jobs of other settings are queued; the scheduler refuses.
     """
     if order.cluster == "slurm" and not has_slurm():
         raise LussError("SLURM is not here: submit from a login node, or use --cluster local")
-    submission = _submission(order)
+    submission = Submission(order)
     launcher = _Launcher(order, submission.folder)
     with submission.opened():
         for step in submission.steps():
@@ -166,16 +143,12 @@ def submit(order: Order, tell: Callable[[Row], None]) -> None:
 
 
 def preview(order: Order, tell: Callable[[Row, str], None]) -> None:
-    """What `submit` would do; changes nothing.
-
-    Args:
-        order: What and where.
-        tell: Called with a row and the sbatch file of every job.
+    """What `submit` would do, told with the sbatch file of every job; changes nothing.
 
     Raises:
         LussError: As `submit`, but for the scheduler.
     """
-    submission = _submission(order)
+    submission = Submission(order)
     launcher = _Launcher(order, submission.folder, dry=True)
     for step in submission.steps(dry=True):
         if step.kind is None:
@@ -184,18 +157,6 @@ def preview(order: Order, tell: Callable[[Row, str], None]) -> None:
         jobs = [Job(f"<{step.stage.name}>", step.kind, step.tasks)]
         submission.note(step, jobs, dry=True)
         tell(launcher.row(step, jobs), launcher.sbatch(step) if order.cluster == "slurm" else "")
-
-
-def _submission(order: Order) -> Submission:
-    return Submission(
-        order.run,
-        order.command,
-        words=order.words or {},
-        until=order.until,
-        force=order.force,
-        here=order.cluster != "slurm",
-        split=order.cluster != "debug",
-    )
 
 
 class _Launcher:
@@ -217,15 +178,14 @@ class _Launcher:
 
     def launch(self, step: Step) -> list[Job]:
         """Submits a step."""
-        executor = self._executor(step)
-        calls = self._calls(step)
+        executor, config = self._executor(step), str(self.config.absolute())
+        calls = [StageJob(config, step.stage.name, shards, self.source) for shards in step.tasks or (None,)]
         try:
             with environment_variables(**self._environment()):
                 found = executor.submit_array(calls) if len(calls) > 1 else [executor.submit(calls[0])]
         except (FailedJobError, FailedSubmissionError) as error:
-            raise LussError(
-                f"{self.order.cluster} refuses the job of {step.stage.name}: {_last_line(error)}"
-            ) from error
+            refused = f"{self.order.cluster} refuses the job of {step.stage.name}"
+            raise LussError(f"{refused}: {_last_line(error)}") from error
         self._running = found
         assert step.kind is not None
         if self.order.cluster == "slurm":
@@ -268,10 +228,6 @@ class _Launcher:
         text: str = executor._make_submission_file_text(executor._submitit_command_str, "dry-run")
         return text
 
-    def _calls(self, step: Step) -> list[StageJob]:
-        config = str(self.config.absolute())
-        return [StageJob(config, step.stage.name, shards, self.source) for shards in step.tasks or (None,)]
-
     def _environment(self) -> dict[str, str]:
         """Puts the source first. Python must not look into the working folder before, which may hold the edited one."""
         path = [str(self.source_folder), *filter(None, [os.environ.get("PYTHONPATH", "")])]
@@ -284,14 +240,8 @@ class _Launcher:
         resources = step.resources
         if self.order.cluster == "local":
             local = submitit.LocalExecutor(folder, max_num_timeout=_MAX_TIMEOUTS)
-            local.update_parameters(
-                timeout_min=resources.timeout_min,
-                signal_delay_s=resources.signal_delay_s,
-                tasks_per_node=resources.tasks_per_node,
-                gpus_per_node=resources.gpus_per_node,
-                stderr_to_stdout=True,
-                setup=resources.setup,
-            )
+            names = ("timeout_min", "signal_delay_s", "tasks_per_node", "gpus_per_node", "setup")
+            local.update_parameters(stderr_to_stdout=True, **{name: getattr(resources, name) for name in names})
             return local
         executor = (_PaperExecutor if dry else submitit.SlurmExecutor)(folder, max_num_timeout=_MAX_TIMEOUTS)
         executor.update_parameters(**_slurm_parameters(step, resources, self.folder, self._environment()))

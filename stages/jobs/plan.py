@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from luss.errors import LussError
 from luss.settings import RunSettings
@@ -12,12 +12,38 @@ from stages.base import AnyStage
 from stages.jobs.queue import QueueView, TaskState, cancel_tasks, unrecorded, view_queue
 from stages.jobs.records import Job, Kind, StageJobs, spread, write_jobs
 from stages.jobs.resources import Resources, on_this_machine, resources_of
+from stages.jobs.source import CodeChoice
 from stages.pipeline import MANIFEST, STAGES
 from stages.running.folder import StageFolder
 from stages.running.lock import run_lock, stage_lock, submission_lock
 from stages.running.preflight import check_processes
 from stages.running.runner import run_stages, select
 from stages.running.state import StageState, States
+
+Cluster = Literal["slurm", "local", "debug"]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A submission.
+
+    Attributes:
+        run: All settings.
+        cluster: Where to.
+        command: What to type to repeat it.
+        code: Which source the jobs run.
+        words: Resources from the command line, None = not given.
+        until: The last stage.
+        force: A stage to run anew.
+    """
+
+    run: RunSettings
+    cluster: Cluster
+    command: str
+    code: CodeChoice = "snapshot"
+    words: Mapping[str, Any] = field(default_factory=dict)
+    until: str | None = None
+    force: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,36 +80,18 @@ class Step:
 class Submission:
     """One call of `luss submit`."""
 
-    def __init__(
-        self,
-        run: RunSettings,
-        command: str,
-        *,
-        words: Mapping[str, Any],
-        until: str | None = None,
-        force: str | None = None,
-        here: bool = False,
-        split: bool = True,
-    ) -> None:
+    def __init__(self, order: Order) -> None:
         """Looks at the disk and the queue.
-
-        Args:
-            run: Settings.
-            command: What to type to submit again.
-            words: Resources from the command line.
-            until: The last stage.
-            force: A stage to run anew.
-            here: On this machine, without a queue.
-            split: Whether pieces become jobs of their own.
 
         Raises:
             LussError: Resources that cannot be; jobs of the run are queued with other settings, or stand in no record.
         """
-        self.run, self.command, self.force = run, command, force
-        self.folder, self.here, self.split = Path(run.output), here, split
-        self.stages = select(run, until=until, force=force)
-        self.resources = {stage.name: resources_of(run, stage, words) for stage in self.stages}
-        if here:
+        run, self.run, self.command, self.force = order.run, order.run, order.command, order.force
+        # On this machine nothing queues; where nothing waits, pieces are no jobs of their own.
+        self.folder, self.here, self.split = Path(run.output), order.cluster != "slurm", order.cluster != "debug"
+        self.stages = select(run, until=order.until, force=order.force)
+        self.resources = {stage.name: resources_of(run, stage, order.words) for stage in self.stages}
+        if self.here:
             self.resources = {name: on_this_machine(resources) for name, resources in self.resources.items()}
         # Jobs that make a stage, of this and earlier submissions: what later ones wait for.
         self.makers: dict[str, list[str]] = {}
@@ -133,7 +141,7 @@ class Submission:
             yield
 
     def state(self, stage: AnyStage) -> StageState:
-        """Of a stage, on disk."""
+        """The state of a stage on disk."""
         return States(self.run).of(stage)
 
     def steps(self, *, dry: bool = False) -> Iterator[Step]:
@@ -159,7 +167,7 @@ class Submission:
                 self._set_aside(stage, state, again)
             after = [job for need in stage.needs for job in self.makers.get(need.name, [])]
             if stage.sharded and self.split:
-                yield from self._pieces(stage, state, again, alive, after, dry=dry)
+                yield from self._pieces(stage, again, alive, after, dry=dry)
             elif alive:
                 self.makers[stage.name] = alive
                 yield self._none(stage, f"queued: {', '.join(alive)}")
@@ -173,20 +181,13 @@ class Submission:
     def _none(self, stage: AnyStage, reason: str) -> Step:
         return Step(stage, None, self.resources[stage.name], self.run, reason)
 
-    def _pieces(
-        self, stage: AnyStage, state: StageState, again: bool, alive: list[str], after: list[str], *, dry: bool
-    ) -> Iterator[Step]:
+    def _pieces(self, stage: AnyStage, again: bool, alive: list[str], after: list[str], *, dry: bool) -> Iterator[Step]:
         """The pieces that nobody is at, and the join after all."""
         jobs = self.queue.records[stage.name].jobs if alive else []
-        at_work = {
-            task: job.shards_of(task)
-            for job in jobs
-            if job.kind == "shards"
-            for task in job.task_ids()
-            if task in alive
-        }
+        making = [job for job in jobs if job.kind == "shards"]
+        at_work = {task: job.shards_of(task) for job in making for task in job.task_ids() if task in alive}
         joining = [job.id for job in jobs if job.kind == "join" and job.id in alive]
-        missing = self._missing(stage, state, again, dry=dry)
+        missing = self._missing(stage, again, dry=dry)
         taken = {shard for shards in at_work.values() for shard in shards}
         tasks = spread([shard for shard in missing if shard not in taken], self.resources[stage.name].array_max)
         if joining and not tasks:
@@ -200,12 +201,11 @@ class Submission:
             yield Step(stage, "shards", self.resources[stage.name], self.run, tasks=tasks, after=after)
         yield Step(stage, "join", self.resources[stage.name], self.run, after=self.makers[stage.name] or after)
 
-    def _missing(self, stage: AnyStage, state: StageState, again: bool, *, dry: bool) -> list[int]:
+    def _missing(self, stage: AnyStage, again: bool, *, dry: bool) -> list[int]:
         if dry and self.state(MANIFEST).kind != "done":
             return [0]
-        if state.kind == "partial" and not again:
-            return States(self.run).missing_shards(stage)
-        return list(range(States(self.run).num_shards(stage)))
+        states = States(self.run)
+        return list(range(states.num_shards(stage))) if again else states.missing_shards(stage)
 
     def _set_aside(self, stage: AnyStage, state: StageState, again: bool) -> None:
         """Moves old results aside now, where the job could not: a job that starts many times must not begin anew each time.

@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 
 from luss.errors import LussError
-from stages.jobs.records import Job, StageJobs, all_jobs, job_name
+from stages.jobs.records import Job, StageJobs, job_name, read_jobs
 from stages.running.state import StageState
 
 _TIMEOUT_SECONDS = 60
+_KNOWS_NOTHING = "Invalid job id|accounting storage is disabled|slurmdbd|sacct: command not found"
 # SLURM's words, as long as they differ from ours.
 _WORDS = {
     "COMPLETING": "running", "CONFIGURING": "running", "STAGE_OUT": "running", "RESIZING": "running", "SIGNALING": "running",
@@ -181,11 +182,9 @@ def _ask(*command: str) -> str:
     try:
         return _run(*command)
     except LussError as error:
-        if re.search(
-            "Invalid job id|accounting storage is disabled|slurmdbd|sacct: command not found", str(error), re.IGNORECASE
-        ):
-            return ""
-        raise
+        if not re.search(_KNOWS_NOTHING, str(error), re.IGNORECASE):
+            raise
+        return ""
 
 
 def _run(*command: str) -> str:
@@ -244,7 +243,7 @@ def view_queue(run_folder: Path, stages: Sequence[str]) -> QueueView:
     Raises:
         LussError: SLURM does not answer.
     """
-    records = {record.stage: record for record in all_jobs(run_folder, stages)}
+    records = {stage: record for stage in stages if (record := read_jobs(run_folder, stage)) is not None}
     return QueueView(records, task_states(job for record in records.values() for job in record.jobs))
 
 
@@ -260,13 +259,7 @@ _ADVICE = {
 
 
 def next_step(run_folder: Path, disk: Mapping[str, StageState], queue: QueueView) -> str:
-    """What a person should do now, in one sentence.
-
-    Args:
-        run_folder: The run's folder.
-        disk: Every stage's state on disk, in order.
-        queue: Its jobs.
-    """
+    """What a person should do now, in one sentence; `disk` is the state of every stage, in order."""
     for stage, state in disk.items():
         if state.kind == "done":
             continue
@@ -274,11 +267,8 @@ def next_step(run_folder: Path, disk: Mapping[str, StageState], queue: QueueView
         bad = [kind for kind in _BAD if any(task.kind == kind for task in tasks.values())]
         if queue.alive(stage) and not bad:
             return f"next: nothing to do; `luss logs {run_folder} {stage} --follow` shows {stage} at work"
-        command = (
-            queue.records[stage].command
-            if stage in queue.records
-            else "luss run CONFIG.yaml, or luss submit CONFIG.yaml"
-        )
+        record = queue.records.get(stage)
+        command = record.command if record else "luss run CONFIG.yaml, or luss submit CONFIG.yaml"
         if bad:
             return f"next: {stage}: {_ADVICE[bad[0]].format(stage=stage, run=run_folder)}; then {command}"
         return f"next: {command}"

@@ -1,11 +1,12 @@
 """Which jobs were submitted for a run: one small file a stage, so that submitting again submits only what is missing."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from luss.errors import LussError
 from luss.files import read_json, write_json
@@ -93,14 +94,6 @@ def read_jobs(run_folder: Path, stage: str) -> StageJobs | None:
         ) from error
 
 
-def all_jobs(run_folder: Path, stages: Sequence[str]) -> Iterator[StageJobs]:
-    """The records of those stages that were submitted."""
-    for stage in stages:
-        found = read_jobs(run_folder, stage)
-        if found is not None:
-            yield found
-
-
 def write_jobs(run_folder: Path, record: StageJobs) -> None:
     """Writes a stage's record."""
     write_json(jobs_folder(run_folder) / f"{record.stage}.json", asdict(record))
@@ -120,7 +113,5 @@ def spread(shards: Sequence[int], num_tasks: int) -> list[list[int]]:
         >>> spread([0, 1, 2, 5, 6], 2)
         [[0, 1, 2], [5, 6]]
     """
-    num_tasks = min(num_tasks, len(shards))
-    size, larger = divmod(len(shards), num_tasks) if num_tasks else (0, 0)
-    starts = [task * size + min(task, larger) for task in range(num_tasks + 1)]
-    return [list(shards[start:end]) for start, end in pairwise(starts)]
+    parts = np.array_split(np.array(shards, dtype=int), max(1, min(num_tasks, len(shards))))
+    return [part.tolist() for part in parts if len(part)]

@@ -10,6 +10,7 @@ import torch
 
 from luss.errors import LussError
 from luss.settings import ResourceSettings, RunSettings
+from luss.settings.fields import problems
 from stages.base import AnyStage, Work
 
 _COMMON: dict[str, Any] = {
@@ -30,32 +31,11 @@ _FITTING: dict[Work, dict[str, Any]] = {
 }
 # Of these, only a stage that trains takes what is said for all stages: a second node would idle in any other job.
 _SHAPE = ("nodes", "gpus_per_node", "tasks_per_node")
-_AT_LEAST = {
-    "nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1, "mem_gb": 0.1, "timeout_min": 1,
-    "array_parallelism": 1, "array_max": 1, "signal_delay_s": 1,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What a job asks for; `luss.settings.ResourceSettings` with every value found.
-
-    Attributes:
-        nodes: Machines.
-        gpus_per_node: GPUs of each.
-        tasks_per_node: Processes on each: one a GPU.
-        cpus_per_task: Cores of each process.
-        mem_gb: Memory of a machine.
-        timeout_min: Time limit, minutes.
-        array_parallelism: Tasks of an array that run at a time.
-        array_max: Tasks of an array at most.
-        signal_delay_s: Seconds between the warning and the time limit.
-        setup: Shell lines before the command.
-        partition: Empty = the cluster's default; so for the next three.
-        account: Who pays.
-        qos: Quality of service.
-        constraint: Features of the machines.
-    """
+    """What a job asks for; the fields of `luss.settings.ResourceSettings`, each with a value; an empty word is the cluster's own choice."""
 
     nodes: int
     gpus_per_node: int
@@ -88,12 +68,7 @@ class Resources:
 
 
 def resources_of(run: RunSettings, stage: AnyStage, words: Mapping[str, Any]) -> Resources:
-    """The resources of a stage's job.
-
-    Args:
-        run: Its block `resources`.
-        stage: Whose.
-        words: From the command line; None = not given.
+    """The resources of a stage's job; `words` are from the command line, None = not given.
 
     Raises:
         LussError: A value that cannot be.
@@ -124,21 +99,16 @@ def on_this_machine(resources: Resources) -> Resources:
     tasks = max(1, gpus) if resources.gpus_per_node else resources.tasks_per_node
     cpus = min(resources.cpus_per_task, max(1, cores // tasks))
     # Tasks of an array all start at once.
-    together = max(1, gpus) if gpus else max(1, cores // cpus)
+    array_max = min(resources.array_max, gpus or max(1, cores // cpus))
     return dataclasses.replace(
-        resources,
-        nodes=1,
-        gpus_per_node=gpus,
-        tasks_per_node=tasks,
-        cpus_per_task=cpus,
-        array_max=min(resources.array_max, together),
+        resources, nodes=1, gpus_per_node=gpus, tasks_per_node=tasks, cpus_per_task=cpus, array_max=array_max
     )
 
 
 def _check(stage: str, found: Mapping[str, Any]) -> None:
-    for name, least in _AT_LEAST.items():
-        if found[name] < least:
-            raise LussError(f"resources.{stage}.{name} is {found[name]}: it must be at least {least}")
+    # The settings were looked at when they were read, words from the command line were not.
+    for problem in problems(ResourceSettings(**found), f"resources.{stage}."):
+        raise LussError(problem)
     if found["signal_delay_s"] >= 60 * found["timeout_min"]:
         raise LussError(
             f"resources.{stage}.signal_delay_s is {found['signal_delay_s']}, but the time limit is {found['timeout_min']} min: "

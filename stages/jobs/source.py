@@ -16,12 +16,10 @@ CodeChoice = Literal["snapshot", "refuse", "live"]
 CHOICES: tuple[CodeChoice, ...] = get_args(CodeChoice)
 """The first is the usual one."""
 
-_PACKAGES = {"luss": luss, "stages": stages}
-
 
 def package_folders() -> dict[str, Path]:
     """Where the packages of this process lie."""
-    return {name: Path(str(package.__file__)).parent for name, package in _PACKAGES.items()}
+    return {package.__name__: Path(str(package.__file__)).parent for package in (luss, stages)}
 
 
 def source_hash() -> str:
@@ -34,14 +32,7 @@ def source_hash() -> str:
 
 
 def snapshot(folder: Path) -> Path:
-    """Copies the packages into `folder/<hash>/`, once.
-
-    Args:
-        folder: Of all snapshots of a run.
-
-    Returns:
-        The folder to put first on PYTHONPATH.
-    """
+    """Copies the packages into `folder/<hash>/`, once, and returns that: the folder to put first on PYTHONPATH."""
     target = folder / source_hash()
     if target.is_dir():
         return target
@@ -61,10 +52,7 @@ def snapshot(folder: Path) -> Path:
 
 
 def check_source(expected: str) -> None:
-    """Makes sure that this process runs the source it was submitted with.
-
-    Args:
-        expected: `source_hash` at submission; empty = any.
+    """Makes sure that this process runs the source it was submitted with: `source_hash` then, or any where it is empty.
 
     Raises:
         LussError: It has been changed.

@@ -21,18 +21,13 @@ _MANIFEST = "manifest"
 EVALUATED = "evaluated"
 
 
-def data_root(data: DataSettings) -> Path:
-    """The folder of the images."""
-    return Path(data.shapes.folder) if data.root == EMBEDDED else Path(data.root)
-
-
 def data_layout(data: DataSettings) -> Layout:
     """The layout of the run's data.
 
     Raises:
         LussError: The folder does not exist.
     """
-    root = data_root(data)
+    root = Path(data.shapes.folder if data.root == EMBEDDED else data.root)
     if not root.is_dir():
         raise LussError(
             f"data.root is {data.root!r}, which is not a folder: give the folder of your images, or the word {EMBEDDED}"
@@ -54,15 +49,7 @@ def list_images(
     skipped: SkippedFiles,
     message: Callable[[str], None],
 ) -> Manifest:
-    """The manifest of a folder of images, built where it is missing.
-
-    Args:
-        place: Whose settings and stop hold.
-        image_folder: The images.
-        folder: Of the manifest.
-        split: Its name.
-        skipped: Takes what cannot be used.
-        message: Told before images are listed.
+    """The manifest `split` in `folder` of the images in `image_folder`, built where it is missing; `message` is told before.
 
     Raises:
         LussError: Too many images cannot be used.
@@ -78,7 +65,7 @@ def list_images(
                 split,
                 max_pixels=data.max_pixels,
                 workers=data.workers,
-                verify="full" if data.verify == "full" else "header",
+                verify=data.verify,
                 should_stop=lambda: bool(place.stop),
                 skipped=skipped,
             )
@@ -92,14 +79,10 @@ def list_images(
 
 
 def listed_split(place: StagePlace, split: str, *, message: Callable[[str], None] = lambda text: None) -> Manifest:
-    """The manifest of a split that is evaluated.
+    """The manifest of a split that is evaluated; the manifest stage is done.
 
-    The manifest stage lists those of `data.evaluate`; one that was added since is listed at the first call, while other processes wait.
-
-    Args:
-        place: Of any stage; the manifest stage is done.
-        split: One of the data's splits.
-        message: Told before images are listed.
+    That one lists those of `data.evaluate`; one that was added since is listed at the first call, while other processes wait; `message` is
+    told before.
 
     Raises:
         LussError: There is no such split, or too many of its images cannot be used.

@@ -29,12 +29,7 @@ class MaskPlan(ShardPlan):
     """
 
     def __init__(self, place: StagePlace, size: int) -> None:
-        """Cuts the images, which are listed here if they are not yet.
-
-        Args:
-            place: Of the stage whose masks they are.
-            size: Images of a shard.
-        """
+        """Cuts the images, which are listed here if they are not yet, into shards of `size`."""
         self.folder = place.folder / "masks"
         self.manifests = evaluated_manifests(place)
         self._fingerprint = place.fingerprint
@@ -67,9 +62,7 @@ class MaskPlan(ShardPlan):
 
 
 def write_splits(context: StageContext, segment: Segment, size: int) -> dict[str, Any]:
-    """Writes the masks of every evaluated split that are missing, and a contact sheet a split.
-
-    For a stage that is not sharded.
+    """Writes the masks of every evaluated split that are missing, and a contact sheet a split, for a stage that is not sharded.
 
     Args:
         context: Of the stage; masks go to `masks/<split>` in its folder.
@@ -99,12 +92,10 @@ def mask_maker(plan: MaskPlan, segment: Segment) -> Maker:
 
 def join_masks(context: StageContext, plan: MaskPlan) -> dict[str, Any]:
     """Writes a contact sheet a split; returns the numbers of images."""
-    figures: dict[str, Any] = {}
     for split, manifest in plan.manifests.items():
         path = context.folder / f"clusters-{split}.png"
         _write_sheet(manifest, plan.names[split], plan.folder / split, path)
-        figures[split] = len(manifest)
-    return figures
+    return {split: len(manifest) for split, manifest in plan.manifests.items()}
 
 
 def _write_sheet(manifest: Manifest, names: MaskNames, folder: Path, path: Path) -> None:

@@ -35,13 +35,9 @@ def count_splits(context: StageContext, predictions: Path, *, num_classes: int, 
         if split in layout.masks:
             pairs = _paired(context, split, predictions / split, layout.masks[split])
             context.reporter.start("mask", len(pairs), 0)
+            folders = (predictions / split, layout.masks[split])
             found[split] = count_folders(
-                predictions / split,
-                layout.masks[split],
-                num_classes=num_classes,
-                workers=workers,
-                progress=progress,
-                only=pairs,
+                *folders, num_classes=num_classes, workers=workers, progress=progress, only=pairs
             )
     return found
 
@@ -95,8 +91,5 @@ def write_metrics(context: StageContext, metrics: Mapping[str, Metrics], facts: 
 
 def figures(metrics: Mapping[str, Metrics]) -> dict[str, float]:
     """The numbers of a stage's record: the main metrics of every split, in percent."""
-    return {
-        f"{split} {name}": float(getattr(each, name))
-        for split, each in metrics.items()
-        for name in ("miou", "image_accuracy", "f_measure")
-    }
+    names = ("miou", "image_accuracy", "f_measure")
+    return {f"{split} {name}": float(getattr(each, name)) for split, each in metrics.items() for name in names}

@@ -9,22 +9,8 @@ from luss.training.task import Task
 from stages.base import CHECKPOINTS, StageContext
 
 
-def train(
-    context: StageContext,
-    model: Task,
-    dataset: AddressedDataset,
-    settings: TrainSettings,
-) -> int:
-    """Trains a stage's model from its newest checkpoint to the end.
-
-    Args:
-        context: Of the stage.
-        model: See `TrainJob`.
-        dataset: See `TrainJob`.
-        settings: The stage's own.
-
-    Returns:
-        Steps in all.
+def train(context: StageContext, model: Task, dataset: AddressedDataset, settings: TrainSettings) -> int:
+    """Trains a stage's model from its newest checkpoint to the end; returns the steps in all. For the arguments see `TrainJob`.
 
     Raises:
         Interrupted: A stop was asked for; the newest checkpoint is on disk.

@@ -27,7 +27,6 @@ from luss.files import read_json, replacing, write_json
 from luss.settings import RunSettings
 from luss.training.precision import Precision
 from stages.base import AnyStage, StageContext
-from stages.parts.attended import attended
 from stages.parts.images import data_layout, listed_split, num_classes
 from stages.parts.metrics import evaluate_splits
 from stages.pipeline import ATTENTION, CLUSTERS, EVALUATE, FEATURES, MANIFEST, PRETRAIN
@@ -60,13 +59,10 @@ def evaluated_splits(run: RunSettings) -> list[str]:
 
 
 def measure_simple(context: StageContext, names: Sequence[str]) -> None:
-    """Measures those simple baselines that are not up to date, all of a split in one pass over its masks.
+    """Measures those simple baselines (keys of `TITLES`) that are not up to date, all of a split in one pass over its masks.
 
-    The matching is found on the first split and applied to the others, as the run itself does; the oracle needs none.
-
-    Args:
-        context: Of the run; its folder is that of the baselines.
-        names: Keys of `TITLES`.
+    The matching is found on the first split and applied to the others, as the run itself does; the oracle needs none. The folder of `context`
+    is that of the baselines.
 
     Raises:
         LussError: A stage they need is not done, or a mask cannot be read.
@@ -92,10 +88,7 @@ def measure_simple(context: StageContext, names: Sequence[str]) -> None:
 def sub_run(run: RunSettings, name: str, weights: str = "random") -> RunSettings:
     """The settings of a whole run over another backbone, trained no further.
 
-    Args:
-        run: The run that is compared with.
-        name: `UNTRAINED` or `WEIGHTS`.
-        weights: As `pretrain.backbone.weights`.
+    `name` is `UNTRAINED` or `WEIGHTS`, `weights` as `pretrain.backbone.weights`.
     """
     other = copy.deepcopy(run)
     other.name, other.output = f"{run.name}-{name}", str(Path(run.output) / FOLDER / name)
@@ -144,20 +137,15 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
     path = context.folder / f"clusters-{split}-{_identity(context.run_folder, CLUSTERS)}.npy"
     if path.is_file():
         return np.asarray(np.load(path, allow_pickle=False), np.int32)
-    settings, network = FEATURES.block(context.run), attended(context, PRETRAIN, ATTENTION)
+    settings, network = FEATURES.block(context.run), ATTENTION.network(context)
     centroids = torch.from_numpy(np.load(context.of(CLUSTERS) / "centroids.npy", allow_pickle=False))
     centroids = F.normalize(centroids.float(), dim=1).to(context.device)
     precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
     clusters = np.zeros(len(manifest), np.int32)
     done = 0
     context.reporter.start("image", len(manifest), 0)
-    for batch in cropped_batches(
-        manifest,
-        range(len(manifest)),
-        settings,
-        max_pixels=context.run.data.max_pixels,
-        multiple=network.backbone.multiple,
-    ):
+    limit, multiple = context.run.data.max_pixels, network.backbone.multiple
+    for batch in cropped_batches(manifest, range(len(manifest)), settings, max_pixels=limit, multiple=multiple):
         context.stop.check()
         for _, unreadable, reason in batch.unreadable:
             context.skipped.add(Path(unreadable), reason)

@@ -40,13 +40,15 @@ class ConsoleReporter:
         quiet: bool = False,
         progress: Path | None = None,
     ) -> None:
-        """Args:
-        stage: Its name, for the screen.
-        folder: The stage's folder.
-        console: Where to print; None = standard output.
-        seconds_before: Work time of earlier tries.
-        quiet: Write nothing at all, as on all ranks but the first.
-        progress: Where the position is kept; None = `progress.json` in the folder.
+        """Begins the log.
+
+        Args:
+            stage: Its name, for the screen.
+            folder: The stage's folder.
+            console: Where to print; None = standard output.
+            seconds_before: Work time of earlier tries.
+            quiet: Write nothing at all, as on all ranks but the first.
+            progress: Where the position is kept; None = `progress.json` in the folder.
         """
         self.stage, self.folder, self.quiet = stage, folder, quiet
         self.progress = progress or folder / PROGRESS
@@ -92,15 +94,11 @@ class ConsoleReporter:
         now = time.monotonic()
         if now - self._last_plain >= _PLAIN_SECONDS or done == self.total:
             self._last_plain = now
-            line = (
-                f"{self.stage}: {self.unit} {done} of {self.total}{self._remaining(now)}{', ' + text if text else ''}"
-            )
+            rate = (done - self._first_done) / max(now - self._first_time, 1e-9)
+            left = f", {duration((self.total - done) / rate)} left" if rate > 0 and done < self.total else ""
+            line = f"{self.stage}: {self.unit} {done} of {self.total}{left}{', ' + text if text else ''}"
             self._write(line, screen=self._bar is None)
         self._heartbeat()
-
-    def _remaining(self, now: float) -> str:
-        rate = (self.done - self._first_done) / max(now - self._first_time, 1e-9)
-        return f", {duration((self.total - self.done) / rate)} left" if rate > 0 and self.done < self.total else ""
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """One line of `metrics.jsonl`, and of TensorBoard."""
@@ -165,16 +163,8 @@ class ConsoleReporter:
         if self.quiet or not self.total or (not force and now - self._last_heartbeat < _HEARTBEAT_SECONDS):
             return
         self._last_heartbeat = now
-        write_json(
-            self.progress,
-            {
-                "unit": self.unit,
-                "done": self.done,
-                "total": self.total,
-                "seconds": round(self.seconds(), 1),
-                "updated": time.time(),
-            },
-        )
+        record = {"unit": self.unit, "done": self.done, "total": self.total}
+        write_json(self.progress, record | {"seconds": round(self.seconds(), 1), "updated": time.time()})
 
 
 def _figures(figures: Mapping[str, float]) -> str:

@@ -116,12 +116,8 @@ class StageFolder:
         """But not among masks, which are many: who makes a shard of them clears its own."""
         for path in [self.place.folder, *self.place.folder.iterdir()]:
             if path.is_dir() and path.name != _MASKS:
-                lefts = (
-                    path.glob(f".*{TEMPORARY_SUFFIX}")
-                    if path == self.place.folder
-                    else path.rglob(f".*{TEMPORARY_SUFFIX}")
-                )
-                for left in lefts:
+                find = path.glob if path == self.place.folder else path.rglob
+                for left in find(f".*{TEMPORARY_SUFFIX}"):
                     left.unlink(missing_ok=True)
 
     def seconds_before(self) -> float:
@@ -135,11 +131,8 @@ class StageFolder:
             LussError: A living process makes a shard of it.
         """
         refuse_living_shards(self.place.run_folder, self.stage.name)
-        target = (
-            self.place.run_folder
-            / SUPERSEDED
-            / f"{self.stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-        )
+        name = f"{self.stage.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+        target = self.place.run_folder / SUPERSEDED / name
         target.parent.mkdir(parents=True, exist_ok=True)
         self.place.folder.rename(target)
         return target
@@ -153,30 +146,25 @@ class StageFolder:
             peak_memory_mb: Of this process.
         """
         self._remove_leftovers()
-        work = work_of_shards(self.place.folder)
-        products = {
-            path.relative_to(self.place.folder).as_posix(): path.stat().st_size
-            for path in sorted(_products(self.place.folder))
+        folder = self.place.folder
+        shard_seconds, shard_memory_mb = work_of_shards(folder)
+        record = {
+            **self._record(),
+            "id": uuid.uuid4().hex,
+            "products": {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(_products(folder))},
+            "figures": figures,
+            "seconds": round(seconds + shard_seconds, 1),
+            "peak_memory_mb": max(peak_memory_mb, shard_memory_mb),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "libraries": {name: _installed(name) for name in _LIBRARIES if _installed(name)},
         }
-        write_json(
-            self.place.folder / DONE,
-            {
-                **self._record(),
-                "id": uuid.uuid4().hex,
-                "products": products,
-                "figures": figures,
-                "seconds": round(seconds + work[0], 1),
-                "peak_memory_mb": max(peak_memory_mb, work[1]),
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-                "libraries": {name: _installed(name) for name in _LIBRARIES if _installed(name)},
-            },
-        )
+        write_json(folder / DONE, record)
         # Only now: a process killed before would have to begin again.
         for name in (CHECKPOINTS, SHARDS):
-            shutil.rmtree(self.place.folder / name, ignore_errors=True)
+            shutil.rmtree(folder / name, ignore_errors=True)
         remove_dead_shard_locks(self.place.run_folder, self.stage.name)
-        (self.place.folder / STARTED).unlink(missing_ok=True)
-        (self.place.folder / PROGRESS).unlink(missing_ok=True)
+        for name in (STARTED, PROGRESS):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _products(folder: Path) -> Iterator[Path]:

@@ -62,11 +62,7 @@ def check_sizes(run: RunSettings) -> None:
 
 
 def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
-    """Checks that the global batch of every training divides over the processes of its job.
-
-    Args:
-        run: Settings.
-        num_tasks: Processes of each stage.
+    """Checks that the global batch of every training divides over the processes of its job; `num_tasks`: those of each stage.
 
     Raises:
         LussError: One does not.
@@ -81,10 +77,8 @@ def _check_data(run: RunSettings, layout: Layout, console: Console) -> None:
     listed_folders(run.data, layout)
     for split in run.data.evaluate:
         if split not in layout.images and [split] != DataSettings().evaluate:
-            _warn(
-                console,
-                f"data.evaluate names {split!r}, which {layout.root} lacks{nearest_split(split, layout)}: it is left out",
-            )
+            near = nearest_split(split, layout)
+            _warn(console, f"data.evaluate names {split!r}, which {layout.root} lacks{near}: it is left out")
     if {"distance_matching", "semi_supervised"} & set(run.protocols):
         check_train_semi(run)
     if "unsupervised" not in run.protocols:
@@ -105,11 +99,8 @@ def _check_num_clusters(run: RunSettings, num_categories: int, console: Console)
             "evaluate nothing with data.evaluate=[] and a threshold without masks"
         )
     if num_categories != run.cluster.num_clusters:
-        _warn(
-            console,
-            f"the data has {num_categories} categories but cluster.num_clusters is {run.cluster.num_clusters}: "
-            "the benchmark compares equal numbers",
-        )
+        found = f"the data has {num_categories} categories but cluster.num_clusters is {run.cluster.num_clusters}"
+        _warn(console, f"{found}: the benchmark compares equal numbers")
 
 
 def _check_engines(run: RunSettings) -> None:
@@ -170,10 +161,8 @@ def _check_image_sizes(run: RunSettings, own: Mapping[str, AnyStage], backbone: 
         backbone.check_side(side, key)
     for key, side in whole.items():
         if (used := backbone.nearest_side(side)) != side:
-            _warn(
-                console,
-                f"{key} is {side}, but {backbone.name} takes multiples of {backbone.multiple}: images get {used} pixels",
-            )
+            multiples = f"{backbone.name} takes multiples of {backbone.multiple}"
+            _warn(console, f"{key} is {side}, but {multiples}: images get {used} pixels")
 
 
 def _views(block: Any, prefix: str) -> Iterator[tuple[str, ViewSettings]]:
@@ -194,10 +183,9 @@ def _too_large(run: RunSettings, num_images: int, num_pretrained: int) -> Iterat
             yield f"{stage.name}.batch_size is {block.batch_size}, but there are {available} images: lower it"
     if CLUSTERS.name not in own:
         return
-    if run.cluster.num_clusters > num_images:
-        yield f"cluster.num_clusters is {run.cluster.num_clusters}, but there are {num_images} images: lower it"
-    if run.cluster.layout_dim > num_images:
-        yield f"cluster.layout_dim is {run.cluster.layout_dim}, but there are {num_images} images: lower it"
+    for key, value in (("num_clusters", run.cluster.num_clusters), ("layout_dim", run.cluster.layout_dim)):
+        if value > num_images:
+            yield f"cluster.{key} is {value}, but there are {num_images} images: lower it"
 
 
 def _warn(console: Console, text: str) -> None:

@@ -1,7 +1,6 @@
 """What one piece of work finds in its process: a fresh start of every random generator, and of the measured memory."""
 
 import contextlib
-import os
 import random
 from pathlib import Path
 
@@ -26,4 +25,4 @@ def peak_memory_mb() -> int:
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.split("VmHWM:")[1].split()[0]) // 1024
     except (OSError, IndexError, ValueError):
-        return int(psutil.Process(os.getpid()).memory_info().rss) >> 20
+        return int(psutil.Process().memory_info().rss) >> 20

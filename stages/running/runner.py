@@ -140,9 +140,8 @@ def _prepare(files: StageFolder, state: StageState, console: Console, *, force: 
     """Moves what may not be continued aside and marks the stage as started."""
     if state.kind == "stale" or (force and state.kind != "missing"):
         reason = state.detail if state.kind == "stale" else "forced"
-        console.print(
-            f"{files.stage.name}: runs anew ({reason}); the old result is kept in {files.set_aside()}", highlight=False
-        )
+        aside = files.set_aside()
+        console.print(f"{files.stage.name}: runs anew ({reason}); the old result is kept in {aside}", highlight=False)
     files.begin()
     _absorb_ranks(files.place.folder)
 

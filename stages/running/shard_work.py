@@ -1,7 +1,6 @@
 """Making single shards of a stage, beside other processes that make others."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from luss.errors import LussError
 from luss.files import read_json
 from luss.progress import Interrupted, StopFlag
 from luss.settings import RunSettings
-from stages.base import AnyStage, StageContext, StagePlace
+from stages.base import AnyStage, StageContext
 from stages.pipeline import STAGES
 from stages.running.console import ConsoleReporter, duration
 from stages.running.folder import StageFolder
@@ -28,12 +27,6 @@ def run_shards(run: RunSettings, stage: AnyStage, shards: Sequence[int], console
     """Makes shards of a stage one after the other, each under a lock of its own; other processes may make others meanwhile.
 
     The stage is done when `run_stages` has joined the shards. A shard that is on disk already is left alone.
-
-    Args:
-        run: Settings.
-        stage: A sharded one.
-        shards: Numbers, 0 <= shard < their number.
-        console: Where to print.
 
     Raises:
         LussError: There is no such shard; what the stage needs is not done; the stage is stale; another living process makes
@@ -55,23 +48,17 @@ def run_shards(run: RunSettings, stage: AnyStage, shards: Sequence[int], console
                 work.make(shard)
 
 
-@dataclass
 class _ShardWork:
     """What the shards that one process makes have in common: the network is loaded once."""
 
-    run: RunSettings
-    stage: ShardedStage[Any]
-    device: torch.device
-    stop: StopFlag
-    console: Console
-    place: StagePlace = field(init=False)
-    files: StageFolder = field(init=False)
-    maker: Maker | None = None
-    start_id: str = ""
-
-    def __post_init__(self) -> None:
-        self.place = States(self.run).place(self.stage, self.stop)
-        self.files = StageFolder(self.stage, self.place)
+    def __init__(
+        self, run: RunSettings, stage: ShardedStage[Any], device: torch.device, stop: StopFlag, console: Console
+    ) -> None:
+        self.run, self.stage, self.device, self.stop, self.console = run, stage, device, stop, console
+        self.place = States(run).place(stage, stop)
+        self.files = StageFolder(stage, self.place)
+        self.maker: Maker | None = None
+        self.start_id = ""
 
     def make(self, shard: int) -> None:
         """Makes one shard, whose lock is held, unless it is there."""
@@ -85,20 +72,13 @@ class _ShardWork:
             self.console.print(f"{name}: shard {shard} of {total} is there", highlight=False)
             return
         progress = plan.notes.path(shard, ".progress.json")
+        title, seconds = f"{name} shard {shard}", float(read_json(progress)["seconds"]) if progress.is_file() else 0.0
         reporter = ConsoleReporter(
-            f"{name} shard {shard}",
-            self.place.folder,
-            console=self.console,
-            seconds_before=float(read_json(progress)["seconds"]) if progress.is_file() else 0.0,
-            progress=progress,
+            title, self.place.folder, console=self.console, seconds_before=seconds, progress=progress
         )
         skipped = SkippedFiles(plan.notes.skipped(shard))
         context = StageContext(
-            **vars(self.place),
-            device=self.device,
-            reporter=reporter,
-            skipped=skipped,
-            confirm=self._confirm,
+            **vars(self.place), device=self.device, reporter=reporter, skipped=skipped, confirm=self._confirm
         )
         begin_piece(self.run.seed)
 

@@ -41,12 +41,7 @@ class States:
     """
 
     def __init__(self, run: RunSettings, run_folder: Path | None = None) -> None:
-        """Looks at nothing yet.
-
-        Args:
-            run: Settings.
-            run_folder: The run's folder, where it is not `run.output`.
-        """
+        """Looks at nothing yet; `run_folder`: the run's folder, where it is not `run.output`."""
         self.run, self.run_folder = run, run_folder or Path(run.output)
         self._states: dict[str, StageState] = {}
         self._done: dict[str, dict[str, Any]] = {}
@@ -84,11 +79,7 @@ class States:
         return StagePlace(self.run, self.run_folder, folder, self.fingerprint(stage), listing, stop)
 
     def check(self, name: str, needs: Sequence[AnyStage]) -> None:
-        """Makes sure that stages are done.
-
-        Args:
-            name: Who needs them.
-            needs: The stages.
+        """Makes sure that the stages `needs` are done; `name` is who needs them.
 
         Raises:
             LussError: One is not; says why.

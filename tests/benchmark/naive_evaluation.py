@@ -113,3 +113,11 @@ def naive_metrics(items, num_classes, matching):
         "boundary_ious": boundary_ious,
         "groups": groups,
     }
+
+
+def plain(counts):
+    """Everything that counts hold, in values that compare."""
+    tallies = [
+        (part.keys.tolist(), part.values.tolist()) for part in (counts.pixels, counts.cooccurrence, counts.largest)
+    ]
+    return counts.num_classes, counts.thresholds, counts.num_images, tallies, counts.f_measure.tolist(), counts.ties

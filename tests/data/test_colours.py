@@ -12,7 +12,6 @@ from luss.data.colours import (
     CONTRAST,
     GREY,
     HUE,
-    NUM_COLOURS,
     SATURATION,
     SOLARISE,
     apply_colours,
@@ -171,7 +170,7 @@ def test_drawn_parameters_stay_in_their_ranges_and_fill_them() -> None:
         blur_sigma=(0.1, 2.0),
     )
     rows = draws(settings)
-    assert rows.shape == (400, NUM_COLOURS)
+    assert rows.shape == (400, 7)
     for column, low, high in (
         (BRIGHTNESS, 0.6, 1.4),
         (CONTRAST, 0.2, 1.8),

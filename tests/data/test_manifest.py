@@ -69,22 +69,16 @@ def test_images_are_sorted_by_the_components_of_their_paths(tmp_path: Path) -> N
     assert names == sorted(names, key=lambda name: name.split("/"))
 
 
-def test_a_row_tells_name_path_size_and_category(photos: Path, tmp_path: Path) -> None:
+def test_a_row_tells_name_path_and_size(photos: Path, tmp_path: Path) -> None:
     manifest = build(photos, tmp_path / "out")
     rows = {manifest.name(i): i for i in range(len(manifest))}
     i = rows["a/b/6.png"]
     assert manifest.path(i) == photos / "a/b/6.png"
     assert manifest.size(i) == (7, 13)
-    assert manifest.category(i) == "a"
-    assert manifest.category(rows["0.png"]) is None
 
 
-def test_sizes_and_names_agree_with_the_single_rows(photos: Path, tmp_path: Path) -> None:
+def test_names_agree_with_the_single_rows(photos: Path, tmp_path: Path) -> None:
     manifest = build(photos, tmp_path / "out")
-    sizes = manifest.sizes()
-    assert sizes.shape == (30, 2)
-    assert sizes.dtype == np.int32
-    assert [tuple(size) for size in sizes.tolist()] == [manifest.size(i) for i in range(30)]
     assert list(manifest.names()) == [manifest.name(i) for i in range(30)]
 
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from luss.data import masks
-from luss.data.masks import complement, draw_mask, draw_masks, hide_blocks, hide_by_noise
+from luss.data.masks import draw_mask, draw_masks, hide_blocks, hide_by_noise
 from luss.settings import MaskSettings
 
 GRID = (14, 14)
@@ -220,13 +220,6 @@ def test_equal_noise_still_hides_an_exact_count() -> None:
 
 
 # Groups of views
-
-
-def test_the_complement_shows_exactly_what_the_mask_hides() -> None:
-    mask = draw_mask(np.random.default_rng(0), (3, 5), UNIFORM)
-    before = mask.copy()
-    assert (complement(mask) ^ mask).all()
-    np.testing.assert_array_equal(mask, before)
 
 
 def test_views_of_a_group_are_masked_each_by_itself() -> None:

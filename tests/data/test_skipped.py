@@ -28,8 +28,6 @@ def test_skipped_files_are_listed_once_however_often_a_stage_resumes(tmp_path: P
         skipped.add(Path("a.jpg"), "another reason")
         skipped.add(Path("b.jpg"), "truncated")
     assert skipped.count == 2
-    assert Path("a.jpg") in skipped
-    assert Path("c.jpg") not in skipped
     assert (tmp_path / "skipped.csv").read_text() == "path,reason\na.jpg,empty file\nb.jpg,truncated\n"
 
 
@@ -45,7 +43,9 @@ def test_any_path_is_quoted_so_that_a_csv_reader_gives_it_back(tmp_path: Path, n
     with open(tmp_path / "skipped.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert [unescape_path(row[0]) for row in rows[1:]] == [str(path)]
-    assert path in SkippedFiles(tmp_path / "skipped.csv")
+    again = SkippedFiles(tmp_path / "skipped.csv")
+    again.add(path, "another reason")
+    assert again.count == 1
     assert len((tmp_path / "skipped.csv").read_text().splitlines()) == 2
 
 

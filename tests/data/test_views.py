@@ -408,12 +408,3 @@ def test_prepared_views_are_normalised_and_stay_one_tensor_a_group(manifest: Man
         torch.testing.assert_close(after.images, before.images.float() / 255 * 2 - 1)
         assert after.flat().data_ptr() == after.images.data_ptr()
         assert torch.equal(after.flat()[1], after.images[0, 1])
-
-
-def test_neighbouring_groups_of_one_size_share_a_pass(manifest: Manifest) -> None:
-    groups = (ViewSettings(1, 24), ViewSettings(1, 24), ViewSettings(3, 16))
-    data = dataset(manifest, groups=groups)
-    batch = data.collate([data[0, 1], data[0, 3]])
-    large, small = batch.same_size()
-    assert torch.equal(large, torch.cat([batch.groups[0].flat(), batch.groups[1].flat()]))
-    assert small.data_ptr() == batch.groups[2].images.data_ptr()

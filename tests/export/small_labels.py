@@ -6,7 +6,8 @@ import numpy as np
 from PIL import Image
 
 from luss.export.labelled import StoredLabels
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
+from luss.labels.store import LabelStore
+from luss.labels.writer import LabelRecord, LabelWriter
 
 NAMES = ["dog/a.jpg", "dog/a.png", "dog/b.c.png", "ünïcode/\udcff.png", "e.png", "f.png", "g.png"]
 NUM_CLUSTERS = 5

@@ -204,7 +204,7 @@ def test_pycocotools_reads_the_label_maps_back(
     images: StoredLabels, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images.store.names[2] = "Hündin"
-    export("coco", images, tmp_path / "out")
+    export("coco", StoredLabels(images.store, images.image_root), tmp_path / "out")
     coco = COCO(tmp_path / "out" / "annotations.json")
     assert {key: value["name"] for key, value in coco.cats.items()}[2] == "Hündin"
     assert len(coco.imgs) == len(NAMES)
@@ -249,7 +249,7 @@ def test_a_yolo_label_is_a_class_and_corners_between_0_and_1() -> None:
 def test_a_yolo_folder_has_a_label_for_every_linked_image_and_names(images: StoredLabels, tmp_path: Path) -> None:
     images.store.names[3] = "a: [dog] \\"
     out = tmp_path / "out"
-    export("yolo", images, out)
+    export("yolo", StoredLabels(images.store, images.image_root), out)
     facts = yaml.safe_load((out / "data.yaml").read_text(encoding="utf-8"))
     assert facts["names"][2] == "a: [dog] \\"
     assert len(facts["names"]) == NUM_CLUSTERS
@@ -375,7 +375,7 @@ def test_the_card_says_what_a_stranger_needs(images: StoredLabels, tmp_path: Pat
 
 def test_a_card_of_very_many_clusters_stays_readable() -> None:
     names = {cluster: f"cluster {cluster}" for cluster in range(1, 5001)}
-    text = card(CardFacts("t", "f", "o"), Tally.empty(5000), names, num_skipped=0)
+    text = card(CardFacts("t", "f", "o"), Tally(0, *np.zeros((2, 5001), np.int64)), names, num_skipped=0)
     assert text.count("\n| ") == 1001
     assert "4000 more in `clusters.csv`" in text
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from luss.errors import LussError
 from luss.labels.dataset import PseudoLabels
-from luss.labels.store import LabelRecord, LabelWriter
+from luss.labels.writer import LabelRecord, LabelWriter
 
 SIZES = [(12, 20), (9, 9), (30, 8), (16, 16), (5, 40)]
 

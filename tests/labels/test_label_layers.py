@@ -13,7 +13,8 @@ import luss.labels.store
 from luss.errors import LussError
 from luss.labels.dataset import PseudoLabels
 from luss.labels.layers import Edits, current_layer, read_edits
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
+from luss.labels.store import LabelStore
+from luss.labels.writer import LabelRecord, LabelWriter
 
 LABELS = np.array([[1, 2, 3], [4, 5, 6]], np.uint16)
 ATTENTION = np.array([[255, 200, 150], [120, 60, 10]], np.uint8)

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
+from luss.labels.store import LabelStore
+from luss.labels.writer import LabelRecord, LabelWriter
 
 
 def store_of(folder: Path, *records: LabelRecord, threshold: float = 0.4) -> LabelStore:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,8 @@ import numpy as np
 import pytest
 
 from luss.errors import LussError
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
-from luss.labels.writer import FORMAT_VERSION, shard_path
+from luss.labels.store import LabelStore
+from luss.labels.writer import FORMAT_VERSION, LabelRecord, LabelWriter, shard_path
 
 RANGES = [(0, 3), (3, 6), (6, 8)]
 NUM_CLUSTERS = 919
@@ -103,7 +104,7 @@ def test_a_killed_writer_leaves_no_shard(tmp_path: Path) -> None:
     program = f"""
         import os, signal, numpy as np
         from pathlib import Path
-        from luss.labels.store import LabelRecord, LabelWriter
+        from luss.labels.writer import LabelRecord, LabelWriter
         def records():
             for index in range(1000):
                 if index == 900:
@@ -353,3 +354,15 @@ def test_memory_of_the_reader_is_a_few_bytes_an_image(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 128 * num
     finally:
         tracemalloc.stop()
+
+
+def test_equal_labels_are_equal_files_whenever_they_are_written(tmp_path: Path) -> None:
+    files = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        writer = LabelWriter(folder, [(0, 1)], num_clusters=3, fingerprint="f")
+        ids = np.ones((4, 4), np.uint16)
+        writer.write_shard(0, [LabelRecord("a.png", (8, 8), ids, ids.astype(np.uint8))])
+        files.append([writer.finish(0.5, "given", False).read_bytes(), (folder / "shard-00000.h5").read_bytes()])
+        # HDF5 writes down whole seconds.
+        time.sleep(1.1)
+    assert files[0] == files[1]

@@ -16,8 +16,8 @@ from running import ORDER, Fault, Launcher, results
 from luss.config import load_config
 from luss.errors import LussError
 from luss.settings import RunSettings
-from stages.parts.attended import attended
 from stages.pipeline import STAGES
+from stages.pixel_attention import PixelAttentionStage
 from stages.running.folder import StageFolder
 from stages.running.lock import shard_lock
 from stages.running.runner import run_stages
@@ -342,11 +342,13 @@ def test_the_network_is_loaded_once_for_all_shards_of_a_process_and_not_at_all_t
     settings = load_config(config, [f"output={run}"])
     loaded: list[str] = []
 
+    network = PixelAttentionStage.network
+
     def load(*arguments: Any) -> Any:
         loaded.append("once more")
-        return attended(*arguments)
+        return network(*arguments)
 
-    monkeypatch.setattr("stages.extract_features.attended", load)
+    monkeypatch.setattr(PixelAttentionStage, "network", load)
     run_shards(settings, stage, [3, 1, 0])
     assert len(loaded) == 1
     run_shards(settings, stage, [2])

@@ -15,7 +15,8 @@ from luss.config import load_config
 from luss.errors import LussError
 from luss.progress import Interrupted
 from stages.jobs import launch, source
-from stages.jobs.launch import Order, Row, StageJob, preview, submit
+from stages.jobs.launch import Row, StageJob, preview, submit
+from stages.jobs.plan import Order
 from stages.jobs.resources import on_this_machine, resources_of
 from stages.pipeline import STAGES
 
@@ -310,7 +311,7 @@ def test_a_copy_of_the_source_is_kept_and_comes_first(
     text = slurm.jobs()[job]
     copy = listed / "code" / source.source_hash()
     assert (copy / "stages" / "jobs" / "launch.py").read_bytes() == Path(launch.__file__).read_bytes()
-    assert (copy / "luss" / "settings.py").is_file()
+    assert (copy / "luss" / "settings" / "stages.py").is_file()
     assert not list(copy.rglob("__pycache__"))
     assert f"export PYTHONPATH={copy}" in text
     # Or python would find an edited source in the working folder first.
@@ -415,14 +416,19 @@ def test_the_command_line_wins_over_the_stage_and_that_over_all_stages(config: P
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("resources.pretrain.nodes=0", "resources.pretrain.nodes is 0: it must be at least 1"),
-        ("resources.default.mem_gb=0", "mem_gb is 0.0: it must be at least 0.1"),
+        ("resources.pretrain.nodes=0", "resources.pretrain.nodes is 0: it must be 1 or more"),
+        ("resources.default.mem_gb=0", "mem_gb is 0.0: it must be 0.1 or more"),
         ("resources.pretrain.timeout_min=2", "signal_delay_s is 120, but the time limit is 2 min"),
     ],
 )
 def test_resources_that_cannot_be_are_refused(config: Path, word: str, message: str) -> None:
     with pytest.raises(LussError, match=re.escape(message)):
         resources_of(load_config(config, [word]), STAGES["pretrain"], {})
+
+
+def test_a_word_on_the_command_line_has_the_range_of_its_setting(config: Path) -> None:
+    with pytest.raises(LussError, match=re.escape("resources.pretrain.nodes is 0: it must be 1 or more")):
+        resources_of(load_config(config, []), STAGES["pretrain"], {"nodes": 0})
 
 
 def test_a_machine_without_gpus_works_in_one_process(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ from signal import SIGKILL
 
 import pytest
 from running import Fault, Launcher, losses, results
-from stages.lock import run_lock
+
+from stages.running.lock import run_lock
 
 
 def with_stages(finished: Path, folder: Path, *stages: str) -> Path:

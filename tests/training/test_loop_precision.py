@@ -159,7 +159,7 @@ def test_channels_last_is_how_weights_and_maps_lie_in_memory_and_leaves_the_loss
         trainer.run()
         # A resumed one too: weights from a checkpoint keep the layout of the model.
         resumed = image_trainer(tmp_path / str(on), Recorder(), channels_last=on)
-        assert resumed.position.step == NUM_STEPS
+        assert resumed.step == NUM_STEPS
         for model in (trainer.model, resumed.model):
             for weight in (model.first.weight, model.second.weight):
                 assert weight.is_contiguous(memory_format=torch.channels_last) is on

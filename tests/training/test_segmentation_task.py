@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 from views_of import views_of
 
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
+from luss.labels.store import LabelStore
+from luss.labels.writer import LabelRecord, LabelWriter
 from luss.models.build import build_backbone
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
