@@ -24,7 +24,8 @@ from luss.export import FORMATS, load_format
 from luss.export.formats import LabelFormat
 from luss.export.job import ExportFolder, export_images
 from luss.export.labelled import StoredLabels
-from luss.labels.store import LabelRecord, LabelStore, LabelWriter
+from luss.labels.store import LabelStore
+from luss.labels.writer import LabelRecord, LabelWriter
 from luss.methods import METHODS
 from luss.models.build import build_backbone
 from luss.settings import RunSettings
