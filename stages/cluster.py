@@ -12,7 +12,8 @@ from luss.data.categories import categories_of, numbered_categories
 from luss.data.manifest import Manifest
 from luss.features.layout import descriptor_widths, reduce_descriptors
 from luss.features.store import FeatureStore, Share
-from luss.files import keep_lines, read_json, replacing, write_json
+from luss.files import keep_lines, replacing, write_json
+from luss.models.io import backbone_channels
 from luss.processes import Reduce, in_step
 from luss.settings import ClusterSettings, RunSettings
 from stages.base import CHECKPOINTS, AnyStage, BlockOf, Stage, StageContext
@@ -98,11 +99,11 @@ class Cluster(Stage[ClusterSettings]):
     def described(self, context: StageContext, reduce: Reduce) -> FeatureStore:
         """The reduced layout descriptors."""
         settings, extraction = self.block(context.run), self.features.block(context.run)
-        backbone = read_json(context.of(self.features.attention.start_from) / "backbone.json")
+        channels = backbone_channels(context.of(self.features.attention.start_from))
         return reduce_descriptors(
             FeatureStore.open(context.of(self.features) / "layout"),
             context.folder / "layout",
-            channels=descriptor_widths(extraction.layout_stages, backbone["channels"]),
+            channels=descriptor_widths(extraction.layout_stages, channels),
             weights=settings.layout_weights,
             grid=extraction.layout_grid,
             dim=settings.layout_dim,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from luss.data.resized import ResizedBatch, cropped_batches
 from luss.features.layout import descriptor_widths
 from luss.features.store import FeatureWriter, shard_path
-from luss.files import read_json
 from luss.models.attended import AttendedBackbone
+from luss.models.io import backbone_channels
 from luss.settings import ExtractFeaturesSettings
 from luss.training.precision import Precision
 from stages.base import AnyStage, BlockOf, StageContext, StagePlace
@@ -42,8 +42,8 @@ class FeaturePlan(ShardPlan):
         """Length of a vector of each store."""
         # As in `load_attended`: the published form of stage 2 has a backbone of its own.
         stages = (self._attention, self._attention.start_from)
-        own, first = (self._place.of(stage) / "backbone.json" for stage in stages)
-        channels = read_json(own if own.is_file() else first)["channels"]
+        own, first = map(self._place.of, stages)
+        channels = backbone_channels(own if (own / "backbone.json").is_file() else first)
         dims = {"features": int(channels[-1])}
         if self.settings.layout_stages:
             widths = descriptor_widths(self.settings.layout_stages, channels)

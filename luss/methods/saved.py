@@ -36,11 +36,13 @@ def save_heads(folder: Path, method: Method, prototypes: OnlineClustering | None
 
 
 def load_heads(folder: Path) -> ClusteringHead | None:
-    """The clustering head that `save_heads` wrote; None where there is none.
+    """The clustering head that `save_heads` wrote; None where there is none, as in the folder of a segmenter.
 
     Raises:
         LussError: A file is missing or damaged.
     """
+    if not (folder / DESCRIPTION).is_file() and not (folder / WEIGHTS).is_file():
+        return None
     try:
         description = read_json(folder / DESCRIPTION)["clustering"]
         if description is None:

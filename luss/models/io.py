@@ -60,15 +60,32 @@ def save_backbone(folder: Path, backbone: Backbone, weights: dict[str, Tensor], 
 
 
 def load_backbone(folder: Path, *, output_stride: int = 0) -> Backbone:
-    """Reads what `save_backbone` wrote; `output_stride`: another one than it was trained with, 0 = the same.
+    """Reads what `save_backbone` wrote, or the backbone of a segmenter; `output_stride`: another one than it was trained with, 0 = the same.
 
     Raises:
         LussError: A file is missing, damaged, or does not fit the other.
     """
-    path = folder / "backbone.json"
+    path = _description_path(folder)
     backbone = _built(read_json(path), path, output_stride)
-    backbone.load(load_tensors(folder / "backbone.safetensors"))
+    of_segmenter = path.name == CONFIG_NAME
+    tensors = load_tensors(folder / (WEIGHTS_NAME if of_segmenter else "backbone.safetensors"))
+    backbone.load(below("backbone.", tensors) if of_segmenter else tensors)
     return backbone
+
+
+def backbone_channels(folder: Path) -> list[int]:
+    """Channels of the maps of the backbone that `load_backbone` would read, without reading it.
+
+    Raises:
+        LussError: As `load_backbone`.
+    """
+    return [int(channels) for channels in read_json(_description_path(folder))["channels"]]
+
+
+def _description_path(folder: Path) -> Path:
+    """A stage that trains a segmenter leaves its backbone inside of it: a later round may start from either."""
+    path = folder / "backbone.json"
+    return folder / CONFIG_NAME if not path.is_file() and (folder / CONFIG_NAME).is_file() else path
 
 
 def save_segmenter(

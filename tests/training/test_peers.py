@@ -97,6 +97,8 @@ def test_a_member_that_never_came_is_named(group: Group) -> None:
         (None, f"{name(2)} lives, but the others waited 1.5 min for it in vain"),
         (ELSEWHERE, "rank 2 (process 17 on elsewhere) has died or hangs: the others waited 1.5 min for it in vain"),
     ],
+    # Not what is said: it names this process, and workers that share the tests must call them alike.
+    ids=["here", "elsewhere"],
 )
 def test_a_member_that_does_not_notice_the_end_is_named_with_the_time_it_was_waited_for(
     group: Group, place: tuple[str, int, int] | None, said: str
