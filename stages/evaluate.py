@@ -4,7 +4,7 @@ from typing import Any
 
 from luss.settings import EvaluateSettings, SemiEvaluateSettings
 from stages.base import BlockOf, Stage, StageContext
-from stages.parts.images import data_layout, num_classes
+from stages.parts.images import categories_of, data_layout, num_classes
 from stages.parts.metrics import count_splits, evaluate_splits, figures, write_metrics
 from stages.parts.train_semi import num_categories
 from stages.predict import Predict
@@ -18,6 +18,7 @@ class Evaluate(Stage[EvaluateSettings | SemiEvaluateSettings]):
     Nothing is matched where predicted ids are categories already.
     """
 
+    version = 2
     work = "counting"
 
     def __init__(
@@ -35,11 +36,12 @@ class Evaluate(Stage[EvaluateSettings | SemiEvaluateSettings]):
         matching = settings.matching if isinstance(settings, EvaluateSettings) else "identity"
         if isinstance(labels, PseudoLabelsStage):
             largest = num_classes(labels.num_clusters(run), layout)
+            facts["clusters"] = labels.num_clusters(run)
             facts["used_labels_for_threshold"] = labels.block(run).threshold == "validation"
         else:
             # However many clusters the run has.
             largest = num_categories(layout)
         counts = count_splits(context, context.of(self.masks) / "masks", num_classes=largest, workers=settings.workers)
-        metrics = evaluate_splits(counts, matching)
+        metrics = evaluate_splits(counts, matching, categories_of(layout))
         write_metrics(context, metrics, facts)
         return figures(metrics)

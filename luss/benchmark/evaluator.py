@@ -42,6 +42,7 @@ def evaluate_folders(
     masks: Path | str,
     *,
     num_classes: int,
+    num_clusters: int = 0,
     matching: MatchingChoice | Path = "hungarian",
     attention: Path | AttentionSource | None = None,
     thresholds: Sequence[float] | None = None,
@@ -63,6 +64,7 @@ def evaluate_folders(
         predictions: `<category>/<name>.png`, RGB, cluster id = R + 256 G, of the masks' names and sizes.
         masks: `<category>/<name>.png`, RGB, category id = R + 256 G, 1000 where nothing counts.
         num_classes: C.
+        num_clusters: The largest id of predictions where that is above C; see `luss.benchmark.metrics.evaluate`.
         matching: "hungarian", "identity", a matching, or its JSON file.
         attention: Folder of `<category>/<name>.npy`, or any other source.
         thresholds: Attention thresholds to search, strictly ascending; without them 0.00, 0.01, ..., 0.80 when there is
@@ -78,19 +80,19 @@ def evaluate_folders(
         LussError: A folder is absent or empty, or an argument is out of range.
     """
     if isinstance(matching, Path):
-        matching = load_matching(matching, num_classes)
-    fixed_matching(matching, num_classes)  # a wrong one is told now, not after counting
+        matching = load_matching(matching, max(num_classes, num_clusters))
+    fixed_matching(matching, max(num_classes, num_clusters))  # a wrong one is told now, not after counting
     counts = count_folders(
         Path(predictions),
         Path(masks),
-        num_classes=num_classes,
+        num_classes=max(num_classes, num_clusters),
         attention=attention,
         thresholds=thresholds,
         workers=workers,
         allow_foreign_ids=allow_foreign_ids,
         progress=progress,
     )
-    return evaluate(counts, matching)
+    return evaluate(counts, matching, num_categories=num_classes)
 
 
 def count_folders(

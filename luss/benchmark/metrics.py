@@ -39,10 +39,10 @@ class Metrics:
         boundary_miou: Mean boundary IoU over the same.
         image_accuracy: Share of images whose largest predicted category is in the mask.
         f_measure: Mean over images of the F-measure of foreground against background.
-        ious: IoU of 0..C.
+        ious: IoU of 0..C, the categories of the masks.
         boundary_ious: Boundary IoU of 0..C.
         groups: "miou" and "boundary_miou" by size group S, MS, ML, L; None for a group that no image has.
-        matching: Cluster to category, 0 to 0 included.
+        matching: Cluster to category, 0 to 0 included; with more clusters than categories, numbers above C stand for none.
         num_images: Images evaluated.
         threshold: The attention threshold the numbers hold for: the best mIoU's, the lowest of equals; None without
             attention.
@@ -70,26 +70,30 @@ class Metrics:
         return values
 
 
-def evaluate(counts: Counts, matching: MatchingChoice = "hungarian") -> Metrics:
+def evaluate(counts: Counts, matching: MatchingChoice = "hungarian", *, num_categories: int | None = None) -> Metrics:
     """Turns counts into metrics; with thresholds, at the one of the best mIoU.
+
+    With more clusters than categories the means are over background and the categories, as the protocol's: clusters that are matched to no
+    category are wrong pixels of what they cover.
 
     Args:
         counts: Counts of all images.
         matching: "hungarian" finds the best matching (at each threshold anew), "identity" takes cluster ids as
             categories, a dictionary is applied as it is.
+        num_categories: Categories of the masks, where predictions hold more ids than these; None = as many as counted.
 
     Raises:
         LussError: No image was counted, or the matching is none.
     """
     if counts.num_images == 0:
         raise LussError("there is no image to evaluate: the folder of masks holds none")
-    reader = CountsReader(counts)
+    reader, scored = CountsReader(counts), slice((num_categories or counts.num_classes) + 1)
     fixed = fixed_matching(matching, counts.num_classes)
     matchings: list[Matching] = []
     mious: list[float] = []
     for step, pixels in enumerate(reader.pixel_tables()):
         matchings.append(reader.best_matching(step, pixels) if fixed is None else fixed)
-        mious.append(100 * float(reader.ious(pixels, matchings[step]).mean()))
+        mious.append(100 * float(reader.ious(pixels, matchings[step])[scored].mean()))
     # Equal thresholds may differ by rounding when their matchings do.
     best = int(np.argmax(np.array(mious) >= max(mious) - 1e-9))
     curve = None
@@ -98,7 +102,7 @@ def evaluate(counts: Counts, matching: MatchingChoice = "hungarian") -> Metrics:
             CurvePoint(threshold, mious[step], reader.image_accuracy(step, matchings[step]), reader.f_measure(step))
             for step, threshold in enumerate(counts.thresholds)
         ]
-    return _metrics_at(reader, best, matchings[best], curve)
+    return _metrics_at(reader, best, matchings[best], curve, scored)
 
 
 def fixed_matching(matching: MatchingChoice, num_classes: int) -> Matching | None:
@@ -116,9 +120,11 @@ def fixed_matching(matching: MatchingChoice, num_classes: int) -> Matching | Non
     raise LussError(f"the matching must be hungarian, identity or a file, not {matching!r}")
 
 
-def _metrics_at(reader: CountsReader, step: int, matching: Matching, curve: list[CurvePoint] | None) -> Metrics:
+def _metrics_at(
+    reader: CountsReader, step: int, matching: Matching, curve: list[CurvePoint] | None, scored: slice
+) -> Metrics:
     overall = reader.tables(step)
-    ious, boundary_ious = overall.ious(matching), overall.boundary_ious(matching)
+    ious, boundary_ious = overall.ious(matching)[scored], overall.boundary_ious(matching)[scored]
     groups: dict[str, dict[str, float | None]] = {"miou": {}, "boundary_miou": {}}
     for slot, name in enumerate(GROUPS):
         group = reader.tables(step, slot)

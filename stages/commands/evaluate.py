@@ -40,6 +40,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("masks", type=Path, metavar="MASKS", help="folder of true ids")
     parser.add_argument("--num-classes", type=int, required=True, metavar="C", help="categories without background")
     parser.add_argument(
+        "--num-clusters", type=int, default=0, metavar="K",
+        help="ids of predictions where they are more than C: means stay over the C categories, unmatched clusters are wrong",
+    )  # fmt: skip
+    parser.add_argument(
         "--matching", default="hungarian", metavar="HOW",
         help="hungarian (found here; the default), identity (ids are categories already), or the JSON file of a matching",
     )  # fmt: skip
@@ -77,6 +81,7 @@ def main(options: argparse.Namespace) -> None:
             options.predictions,
             options.masks,
             num_classes=options.num_classes,
+            num_clusters=options.num_clusters,
             matching=matching,  # type: ignore[arg-type]
             attention=attention,
             thresholds=thresholds,
@@ -166,7 +171,8 @@ def _progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print(metrics: "Metrics", console: Console) -> None:
-    title = f"{metrics.num_images} images, {len(metrics.ious) - 1} categories, percent"
+    clusters = f" and {len(metrics.matching) - 1} clusters" if len(metrics.matching) != len(metrics.ious) else ""
+    title = f"{metrics.num_images} images, {len(metrics.ious) - 1} categories{clusters}, percent"
     if metrics.threshold is not None and metrics.curve is not None:
         title += f"; attention threshold {metrics.threshold:g}, the best mIoU of {len(metrics.curve)}"
     table = Table(title=title, title_justify="left")

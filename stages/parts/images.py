@@ -37,8 +37,12 @@ def data_layout(data: DataSettings) -> Layout:
 
 def num_classes(num_clusters: int, layout: Layout) -> int:
     """The largest id in masks and predictions: there may be more categories than clusters, or fewer."""
-    categories = category_ids(layout.images["train"]) if "train" in layout.images else {}
-    return max(num_clusters, len(categories))
+    return max(num_clusters, categories_of(layout) or 0)
+
+
+def categories_of(layout: Layout) -> int | None:
+    """Categories of the data, counted as folders of its training images; None where these are not sorted."""
+    return len(category_ids(layout.images["train"])) or None if "train" in layout.images else None
 
 
 def list_images(

@@ -68,11 +68,13 @@ def _paired(context: StageContext, split: str, predictions: Path, masks: Path) -
     return true & predicted
 
 
-def evaluate_splits(counts: Mapping[str, Counts], matching: MatchingChoice) -> dict[str, Metrics]:
+def evaluate_splits(
+    counts: Mapping[str, Counts], matching: MatchingChoice, num_categories: int | None = None
+) -> dict[str, Metrics]:
     """The metrics of every split; a matching that is searched is found on the first one and applied to the others."""
     found: dict[str, Metrics] = {}
     for split, each in counts.items():
-        found[split] = evaluate(each, matching)
+        found[split] = evaluate(each, matching, num_categories=num_categories)
         matching = found[split].matching
     return found
 

@@ -27,7 +27,7 @@ from luss.files import read_json, replacing, write_json
 from luss.settings import RunSettings
 from luss.training.precision import Precision
 from stages.base import AnyStage, StageContext
-from stages.parts.images import data_layout, listed_split, num_classes
+from stages.parts.images import categories_of, data_layout, listed_split, num_classes
 from stages.parts.metrics import evaluate_splits
 from stages.pipeline import ATTENTION, CLUSTERS, EVALUATE, FEATURES, MANIFEST, PRETRAIN
 from stages.running.folder import read_done
@@ -39,7 +39,7 @@ NAMES = (*TITLES, UNTRAINED, WEIGHTS)
 """All baselines, in the order of the table."""
 
 # Raised when the meaning of a simple baseline changes.
-_VERSION = 1
+_VERSION = 2
 
 
 def evaluated_splits(run: RunSettings) -> list[str]:
@@ -80,7 +80,8 @@ def measure_simple(context: StageContext, names: Sequence[str]) -> None:
         for name, found in count_baselines(items, names, num_classes=largest).items():
             counts[name][split] = found
     for name in names:
-        metrics = evaluate_splits(counts[name], "identity" if name == ORACLE_BOX else run.evaluate.matching)
+        matching = "identity" if name == ORACLE_BOX else run.evaluate.matching
+        metrics = evaluate_splits(counts[name], matching, categories_of(data_layout(run.data)))
         splits = {split: each.to_json() for split, each in metrics.items()}
         _record(context.folder, name, {"title": TITLES[name], "inputs": _inputs(run, name), "splits": splits})
 

@@ -179,6 +179,36 @@ def test_perfect_predictions_under_other_numbers_give_a_hundred_in_every_metric(
     assert {order[category]: category for category in range(num_classes + 1)} == metrics.matching
 
 
+def counted(items, num_classes):
+    counter = ImageCounter(num_classes)
+    return Counts.merge([counter.count(*item) for item in items])
+
+
+def test_a_perfect_prediction_by_more_clusters_than_categories_gives_a_hundred():
+    masks = [np.where(mask == IGNORE, 0, mask) for _, mask in make_items(3, 6, 60, range(1, 6))]
+    # Five of ten clusters are in use, under other numbers.
+    renumbered = np.array([0, 7, 2, 10, 1, 5], np.uint16)
+    counts = counted([(renumbered[mask], mask) for mask in masks], 10)
+    metrics = evaluate(counts, num_categories=5)
+    assert metrics.miou == pytest.approx(100)
+    assert metrics.boundary_miou == pytest.approx(100)
+    assert metrics.image_accuracy == pytest.approx(100)
+    assert len(metrics.ious) == 6
+    assert {metrics.matching[cluster] for cluster in (7, 2, 10, 1, 5)} == {1, 2, 3, 4, 5}
+    # Without it, the mean is over ten categories of which the masks hold five.
+    assert evaluate(counts).miou == pytest.approx(100 * 6 / 11)
+
+
+def test_a_cluster_beyond_the_categories_is_wrong_pixels_of_what_it_covers():
+    mask = np.array([[1, 1, 1, 1]], np.uint16)
+    split, whole = (counted([(np.array([row], np.uint16), mask)], 3) for row in ([1, 1, 1, 2], [1, 1, 1, 0]))
+    for counts in (split, whole):
+        metrics = evaluate(counts, num_categories=1)
+        assert metrics.ious == pytest.approx([0, 75])
+        assert metrics.miou == pytest.approx(37.5)
+    assert evaluate(split, num_categories=1).ious[1] == evaluate(whole, num_categories=1).ious[1]
+
+
 def test_a_prediction_without_any_foreground_is_wrong_and_scores_background_only():
     mask = np.array([[0, 0, 1, 1]], np.uint16)
     metrics = evaluate_maps([(np.zeros_like(mask), mask)], num_classes=1)
