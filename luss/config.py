@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -82,6 +83,9 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
         reason = str(error).splitlines()[0]
         raise LussError(f"{source}: {reason} (a variable of the environment is ${{oc.env:NAME}})") from error
     assert isinstance(settings, RunSettings)
+    for block, name in ((settings, "output"), (settings.data, "root"), (settings.data.shapes, "folder")):
+        setattr(block, name, os.path.expanduser(getattr(block, name)))
+    settings.pretrain.backbone.weights = os.path.expanduser(settings.pretrain.backbone.weights)
     if not settings.output:
         settings.output = f"outputs/{settings.name}"
     wrong = [*wrong, *problems(settings)]

@@ -461,3 +461,17 @@ def test_the_learner_of_the_configuration_for_laptops_is_shipped_alone_too() -> 
     method = next(each for each in LEARNERS if each.stem == "pass_s")
     assert load_config(base, [str(method)]) == load_config(base)
     assert {path.stem for path in LEARNERS} >= {"swav", "pass_s"}
+
+
+@pytest.mark.parametrize("key", ["name", "output", "data.root", "resources.default.partition"])
+def test_a_control_character_is_refused_naming_the_key(minimal: Path, key: str) -> None:
+    assert f"{key} is 'x\\nrm -r y': it holds a control character" in refusal(minimal, f"{key}=x\nrm -r y")
+    assert "resources.default.setup" in refusal(minimal, 'resources.default.setup=["module load a\\nb"]')
+
+
+def test_a_tilde_is_the_home_folder(minimal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    found = load_config(minimal, ["output=~/runs/z", "data.root=~/photos", "pretrain.backbone.weights=~/w.pt"])
+    assert (found.output, found.data.root) == ("/home/somebody/runs/z", "/home/somebody/photos")
+    assert found.pretrain.backbone.weights == "/home/somebody/w.pt"
+    assert load_config(minimal, ["data.root=a~b"]).data.root == "a~b"

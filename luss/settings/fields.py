@@ -6,6 +6,7 @@ have a method `problems`, for values that must fit each other.
 
 import dataclasses
 import math
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,7 +97,11 @@ def problems(settings: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _wrong(key: str, value: Any, rule: Rule | None) -> Iterator[str]:
-    if isinstance(value, float) and not math.isfinite(value):
+    texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
+    # A newline in a name that goes into a job script would be a command.
+    if any(not text.isprintable() and any(unicodedata.category(sign) == "Cc" for sign in text) for text in texts):
+        yield f"{key} is {value!r}: it holds a control character"
+    elif isinstance(value, float) and not math.isfinite(value):
         yield f"{key} is {value!r}: it must be a finite number"
     elif isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
         yield f"{key} is {value!r}: it must be a plain list"

@@ -279,9 +279,17 @@ def _slurm_parameters(
         # Since SLURM 22.05 srun no longer takes the number of CPUs from sbatch: each process would get one.
         "srun_args": [f"--cpus-per-task={resources.cpus_per_task}", f"--wait={_WAIT_SECONDS}"],
         # Without the second a job whose predecessor failed waits for ever.
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", "chdir": str(Path.cwd())},
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", "chdir": _working_folder()},
         **{name: value or None for name, value in wishes.items()},
     }
+
+
+def _working_folder() -> str:
+    """Raises LussError where its name would end a line of the job script, and begin a command."""
+    folder = str(Path.cwd())
+    if any(sign < " " for sign in folder):
+        raise LussError(f"the working folder {folder!r} has a control character in its name: submit from another one")
+    return folder
 
 
 def _last_line(error: BaseException) -> str:
