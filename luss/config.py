@@ -1,7 +1,9 @@
 """Reading a run's configuration: YAML files laid over each other, then `key.sub=value` words. Mistakes are refused before anything runs."""
 
+import copy
 import dataclasses
 import difflib
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +68,12 @@ def to_yaml(settings: Any) -> str:
 
 
 def _schema() -> DictConfig:
+    """All settings at their defaults; layers are laid into it, which a copy at every layer would take most of the time of."""
+    return copy.deepcopy(_defaults())
+
+
+@functools.cache
+def _defaults() -> DictConfig:
     schema: DictConfig = OmegaConf.structured(RunSettings)
     schema.pretrain.method = method_class(MethodSettings().name).Settings()
     return schema
@@ -145,7 +153,7 @@ def _lay(
 ) -> DictConfig:
     """Lays the settings of one source over those of the sources before it; `key` is what the source sets, where that is one."""
     try:
-        merged = OmegaConf.merge(under, _prepared(values, under, ignore_unknown=ignore_unknown))
+        merged = OmegaConf.unsafe_merge(under, _prepared(values, under, ignore_unknown=ignore_unknown))
     except (ConfigKeyError, ConfigAttributeError) as error:
         raise LussError(f"unknown setting {str(error.full_key)!r} in {source}{_nearest(error, under)}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:

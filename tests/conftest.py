@@ -1,1 +1,13 @@
-"""Makes the helper modules that lie here importable from every folder of tests."""
+"""Makes the helper modules that lie here importable from every folder of tests, and marks what starts processes of its own as slow."""
+
+import pytest
+
+# Fixtures that start `luss` in processes of its own, networks on two processes, or a browser.
+_SLOW_FIXTURES = {"luss", "finished", "two", "results", "page", "group"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who edits between two runs of `pytest -m "not slow"` waits a minute, not eight."""
+    for item in items:
+        if _SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

@@ -33,6 +33,8 @@ from stages.base import fingerprint, in_order
 from stages.pipeline import ATTENTION, FINETUNE, LABELS, MANIFEST, PRETRAIN, STAGES
 from stages.running.runner import run_stages
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXAMPLES = {

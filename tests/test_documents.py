@@ -19,6 +19,8 @@ from stages import cli
 from stages.commands import stage
 from stages.running.runner import select
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")

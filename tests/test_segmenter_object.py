@@ -28,6 +28,8 @@ from luss.predict import predict_images
 from luss.segmenter import Segmenter, check_names
 from luss.settings import PredictSettings
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = PredictSettings(short_side=32, total_foreground=True, image_weight=0.5, workers=0)
 
 LEAST = 0.9

@@ -16,6 +16,8 @@ from luss.benchmark.matching import save_matching
 from luss.data.imagenet_s import IGNORE, read_mask, write_mask
 from luss.errors import LussError
 
+pytestmark = pytest.mark.slow
+
 THRESHOLDS = (0.2, 0.5, 0.8)
 
 

@@ -13,6 +13,8 @@ from sklearn.datasets import make_blobs
 from luss.clustering.kmeans import Progress, kmeans
 from luss.errors import LussError
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ["faiss", "torch"]
 METRICS = ["cosine", "euclidean"]
 

@@ -7,6 +7,8 @@ import pytest
 import several_processes
 from several_processes import NUM_ROWS, Results
 
+pytestmark = pytest.mark.slow
+
 RUNS = [f"{engine}_{metric}" for engine in ("faiss", "torch") for metric in ("cosine", "euclidean")]
 ALL = [*RUNS, "filled", "copies", "few_shards", "stopped"]
 

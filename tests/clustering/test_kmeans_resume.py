@@ -16,6 +16,8 @@ from luss.clustering.kmeans import KMeansResult, Progress, kmeans
 from luss.features.store import FeatureStore, FeatureWriter
 from luss.progress import Interrupted
 
+pytestmark = pytest.mark.slow
+
 ENGINES = ["faiss", "torch"]
 NUM_ROWS, DIM, NUM_CLUSTERS, CHUNK = 2000, 8, 25, 300
 

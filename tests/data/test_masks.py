@@ -13,6 +13,8 @@ from luss.data import masks
 from luss.data.masks import draw_mask, draw_masks, hide_blocks, hide_by_noise
 from luss.settings import MaskSettings
 
+pytestmark = pytest.mark.slow
+
 GRID = (14, 14)
 UNIFORM, BLOCK, EXACT = MaskSettings("uniform"), MaskSettings("block"), MaskSettings("exact_block")
 IBOT = MaskSettings("block", ratio=(0.1, 0.5), probability=0.5)

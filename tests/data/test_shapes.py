@@ -18,6 +18,8 @@ from luss.data.shapes import RECORD, category_of, draw_sample, make_shapes
 from luss.data.shapes_drawing import CATEGORIES, Drawing, draw_shape
 from luss.errors import LussError
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"num_train": 30, "num_validation": 20, "num_test": 10, "num_train_semi_per_category": 2, "size": 48}
 # The order of the moment that shows how an outline is turned; a disc and a ring look alike from everywhere.
 ORDER = {"crescent": 2, "cross": 4, "digit": 2, "gear": 9, "heart": 3, "square": 4, "star": 5, "triangle": 3}

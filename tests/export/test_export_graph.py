@@ -21,6 +21,8 @@ from luss.models.io import DECODING, decoding_entries
 from luss.models.segmenter import SegmentationNetwork, label_map, object_logits
 from luss.settings import PredictSettings
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = PredictSettings(short_side=32, size_multiple=8, max_pixels=1234, total_foreground=True, image_weight=0.5)
 SHAPES = [(2, 3, 64, 96), (1, 3, 32, 32), (3, 3, 50, 33)]
 

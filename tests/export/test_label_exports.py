@@ -38,6 +38,8 @@ from luss.labels.palette import palette
 from luss.labels.store import LabelStore
 from luss.labels.writer import Labels
 
+pytestmark = pytest.mark.slow
+
 LABEL_FORMATS = {name: found for name in FORMATS if isinstance(found := load_format(name), LabelFormat)}
 
 

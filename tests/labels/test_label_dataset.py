@@ -14,6 +14,8 @@ from luss.errors import LussError
 from luss.labels.dataset import PseudoLabels
 from luss.labels.writer import LabelRecord, LabelWriter
 
+pytestmark = pytest.mark.slow
+
 SIZES = [(12, 20), (9, 9), (30, 8), (16, 16), (5, 40)]
 
 

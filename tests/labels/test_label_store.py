@@ -18,6 +18,8 @@ from luss.errors import LussError
 from luss.labels.store import LabelStore
 from luss.labels.writer import FORMAT_VERSION, LabelRecord, LabelWriter, shard_path
 
+pytestmark = pytest.mark.slow
+
 RANGES = [(0, 3), (3, 6), (6, 8)]
 NUM_CLUSTERS = 919
 

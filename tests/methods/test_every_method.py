@@ -23,6 +23,8 @@ from luss.settings.fields import all_keys, problems
 from luss.training.checkpoint import load_newest
 from luss.training.task import Progress
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 # With default settings: the network, and what all of the learner has.

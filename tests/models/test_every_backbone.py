@@ -12,6 +12,8 @@ from luss.models.build import build_backbone, create_timm
 from luss.models.io import load_backbone, load_segmenter, save_backbone, save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 
+pytestmark = pytest.mark.slow
+
 TOKENS = ("test_vit", "vit_tiny_patch16_224", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3")
 WINDOWS = ("swin_tiny_patch4_window7_224",)
 # A small member of each family of timm's convolutional networks that has other modules than a ResNet.

@@ -18,6 +18,8 @@ from luss.models.pixel_attention import PixelAttention, upsample_to
 from luss.models.segmenter import SegmentationNetwork
 from luss.models.tokens import TokenBackbone, taps_of
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "learners"
 # Learned positions; no position for registers; rotary positions; rotary positions that differ from block to block; no class token.
 NAMES = (

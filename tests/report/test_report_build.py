@@ -26,6 +26,8 @@ from luss.report.gallery import open_gallery, write_pictures
 from luss.report.pictures import PictureReader
 from luss.report.source import MetricRow, ReportSource
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished_source(tmp_path_factory: pytest.TempPathFactory) -> ReportSource:

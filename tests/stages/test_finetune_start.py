@@ -15,6 +15,8 @@ from luss.models.io import load_backbone, load_tensors
 from luss.models.pixel_attention import PixelAttention
 from stages.parts.images import train_manifest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def untrained(luss: Launcher, config: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

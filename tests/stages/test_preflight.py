@@ -13,6 +13,8 @@ from luss.errors import LussError
 from stages.parts.images import list_name
 from stages.running.preflight import check_processes, check_sizes, preflight
 
+pytestmark = pytest.mark.slow
+
 
 def refused(luss: Launcher, config: Path, run: Path, *words: str) -> str:
     """What `luss run` says; nothing has been trained."""

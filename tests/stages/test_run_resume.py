@@ -70,7 +70,7 @@ def test_killed_in_every_stage_a_run_ends_with_the_same_bits_as_one_that_was_nev
     left = [path for path in run.rglob(".*") if path.suffix == ".partial" and path.parent.name != "log"]
     assert not left
     products = json.loads((run / "pretrain" / "DONE.json").read_text(encoding="utf-8"))["products"]
-    assert set(products) == {"backbone.safetensors", "backbone.json", "method.safetensors"}
+    assert set(products) == {"backbone.safetensors", "backbone.json", "method.safetensors", "method.json"}
 
 
 def test_a_killed_stage_says_where_it_continues(luss: Launcher, config: Path, finished: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from luss.training.loop import Trainer
 from luss.training.precision import Precision
 from luss.training.task import Progress, StepOutput
 
+pytestmark = pytest.mark.slow
+
 NUM_STEPS = 6
 
 

@@ -18,6 +18,8 @@ from luss.errors import LussError
 from luss.liveness import own_place
 from luss.peers import Peers
 
+pytestmark = pytest.mark.slow
+
 LOST = RuntimeError("Connection closed by peer [127.0.0.1]:4242")
 ELSEWHERE = ("elsewhere?pidns-f0000123", 17, 4242)
 
