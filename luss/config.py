@@ -69,12 +69,12 @@ def to_yaml(settings: Any) -> str:
 
 def _schema() -> DictConfig:
     """All settings at their defaults; layers are laid into it, which a copy at every layer would take most of the time of."""
-    return copy.deepcopy(_defaults())
+    return copy.deepcopy(_defaults(RunSettings))
 
 
 @functools.cache
-def _defaults() -> DictConfig:
-    schema: DictConfig = OmegaConf.structured(RunSettings)
+def _defaults(settings: type[RunSettings]) -> DictConfig:
+    schema: DictConfig = OmegaConf.structured(settings)
     schema.pretrain.method = method_class(MethodSettings().name).Settings()
     return schema
 
