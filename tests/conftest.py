@@ -1,5 +1,10 @@
 """Makes the helper modules that lie here importable from every folder of tests, and marks what starts processes of its own as slow."""
 
+import os
+
+# Before torch is imported: two workers with two threads each, on two cores and tensors this small, take twice the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 # Fixtures that start `luss` in processes of its own, networks on two processes, or a browser.
