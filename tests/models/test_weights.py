@@ -268,6 +268,7 @@ def test_positions_and_patches_of_another_size_are_resized_as_timm_does(tmp_path
     assert torch.equal(own["blocks.3.mlp.fc1.weight"], given["blocks.3.mlp.fc1.weight"])
 
 
+@pytest.mark.slow
 def test_dinov2_s_own_names_of_registers_are_understood(tmp_path: Path) -> None:
     given, target = moved("vit_small_patch14_reg4_dinov2").export(), backbone(name="vit_small_patch14_reg4_dinov2")
     theirs = dict(given)

@@ -13,6 +13,8 @@ from stages.jobs.resources import resources_of
 from stages.pipeline import PROTOCOLS, STAGES
 from stages.running.runner import select
 
+pytestmark = pytest.mark.slow
+
 EVERY = pytest.mark.parametrize("stage", STAGES.values(), ids=list(STAGES))
 
 
