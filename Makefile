@@ -21,8 +21,9 @@ demo: setup
 	$(BIN)/luss demo
 
 # Tests of the report page are skipped where there is no Chromium: make browser installs it (Debian, root).
+# A file stays with one worker: what its tests share is made once.
 test: setup
-	$(BIN)/python -m pytest -n 2 -m "not slurm"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slurm"
 
 browser:
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }

@@ -4,6 +4,7 @@ Processes are started by torchrun, by SLURM (srun, or jobs of `luss submit`), or
 the same operations in the same order; on one process every operation gives back what it was given.
 """
 
+import atexit
 import contextlib
 import os
 import re
@@ -34,6 +35,10 @@ _FIRST_PORT, _NUM_PORTS = 10000, 20000
 _peers: Peers | None = None
 # For small agreements on the CPU; None = the group of all, which is on the CPU itself.
 _control: dist.ProcessGroup | None = None
+# The group that was left, until the process ends: were DistributedDataParallel the last to let go of it, it would end gloo's threads while
+# it holds Python's lock, which they may be waiting for; a reference of Python's own gives the lock up first.
+_left: list[dist.ProcessGroup] = []
+atexit.register(_left.clear)
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,8 @@ def stop() -> None:
         _peers.close()
     _peers = _control = None
     if dist.is_available() and dist.is_initialized():
+        group = dist.group.WORLD
+        _left[:] = [group] if group is not None else []
         dist.destroy_process_group()
 
 

@@ -12,7 +12,7 @@ _SLOW_FIXTURES = {"luss", "finished", "two", "results", "page", "group"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Who edits between two runs of `pytest -m "not slow"` waits a minute, not eight."""
+    """Who edits between two runs of `pytest -m "not slow"` waits a minute, not six."""
     for item in items:
         if _SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
