@@ -44,17 +44,22 @@ def on_two(script: Path, measure: Measure, folder: Path) -> Results:
     return Results(one, [torch.load(together / f"{rank}.pt", weights_only=False) for rank in range(2)])
 
 
-def as_process(measure: Measure) -> None:
-    """Is one of two processes: `python SCRIPT FOLDER RANK WORLD_SIZE` writes FOLDER/RANK.pt."""
-    target, rank, world_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+def join(folder: Path, rank: int, world_size: int) -> None:
+    """Makes this process, of one thread, one of several that meet in a folder."""
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",
-        init_method=(target / "rendezvous").as_uri(),
+        init_method=(folder / "rendezvous").as_uri(),
         rank=rank,
         world_size=world_size,
         timeout=timedelta(seconds=120),
     )
+
+
+def as_process(measure: Measure) -> None:
+    """Is one of two processes: `python SCRIPT FOLDER RANK WORLD_SIZE` writes FOLDER/RANK.pt."""
+    target, rank, world_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    join(target, rank, world_size)
     torch.save(measure(target), target / f"{rank}.pt")
     processes.stop()

@@ -5,15 +5,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from fork_server import CONTEXT, start_server
+from two_at_once import join
 
+from luss import processes
 from luss.clustering.kmeans import KMeansResult, Progress, kmeans
 from luss.errors import LussError
 from luss.features.layout import reduce_descriptors
@@ -152,14 +151,14 @@ def together(number: int, folder: Path, own: Path) -> list[Results]:
     """The results of each of several processes."""
     own.mkdir()
     start_server()
-    processes = [CONTEXT.Process(target=_one, args=(folder, own, rank, number)) for rank in range(number)]
-    for process in processes:
+    several = [CONTEXT.Process(target=_one, args=(folder, own, rank, number)) for rank in range(number)]
+    for process in several:
         process.start()
-    for process in processes:
+    for process in several:
         process.join(SECONDS)
         if process.exitcode is None:
             process.kill()
-    assert [process.exitcode for process in processes] == [0] * number
+    assert [process.exitcode for process in several] == [0] * number
     results = []
     for rank in range(number):
         with np.load(own / f"{rank}.npz", allow_pickle=False) as arrays:
@@ -168,14 +167,7 @@ def together(number: int, folder: Path, own: Path) -> list[Results]:
 
 
 def _one(folder: Path, own: Path, rank: int, number: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=(own / "rendezvous").as_uri(),
-        rank=rank,
-        world_size=number,
-        timeout=timedelta(seconds=SECONDS / 2),
-    )
+    join(own, rank, number)
     results = Work(folder, Reduce("cpu"))(own)
     np.savez(own / f"{rank}.npz", allow_pickle=False, **results)
-    dist.destroy_process_group()
+    processes.stop()

@@ -20,7 +20,7 @@ from timm.optim import param_groups_layer_decay
 
 
 class Parts(ToyTask):
-    """Named modules or weights, trained as `parts` says."""
+    """Named modules or weights, trained as `parts` says; the tests give the gradients, so there is no loss."""
 
     def __init__(self, *own: Part, **modules: nn.Module | nn.Parameter) -> None:
         super().__init__()
