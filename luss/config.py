@@ -197,8 +197,12 @@ def _of_method(under: DictConfig, name: str, value: dict[str, Any]) -> DictConfi
 def _nearest(error: Any, known: DictConfig) -> str:
     with_names = OmegaConf.merge(known, {"name": "x", "data": {"root": "x"}})
     key, keys = str(error.full_key), sorted(set(all_keys(OmegaConf.to_object(with_names))))
+    if key.startswith("pretrain.method."):
+        # The setting of another learner: what this one has is meant.
+        keys = [name for name in keys if name.startswith("pretrain.method.")]
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
-    # A right name in the wrong block: compare last parts.
-    elsewhere = [name for name in keys if name.split(".")[-1] == key.split(".")[-1]]
+    # A right name in the wrong block: compare last parts; of several blocks the nearest.
+    alike = [name for name in keys if name.split(".")[-1] == key.split(".")[-1]]
+    elsewhere = difflib.get_close_matches(key, alike, n=1, cutoff=0)
     found = (elsewhere or near) if not near or key.rpartition(".")[0] != near[0].rpartition(".")[0] else near
     return f": did you mean {found[0]!r}?" if found else ": `luss config FILE` lists every setting"

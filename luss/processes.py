@@ -6,8 +6,10 @@ the same operations in the same order; on one process every operation gives back
 
 import atexit
 import contextlib
+import gc
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,10 +37,19 @@ _FIRST_PORT, _NUM_PORTS = 10000, 20000
 _peers: Peers | None = None
 # For small agreements on the CPU; None = the group of all, which is on the CPU itself.
 _control: dist.ProcessGroup | None = None
-# The group that was left, until the process ends: were DistributedDataParallel the last to let go of it, it would end gloo's threads while
-# it holds Python's lock, which they may be waiting for; a reference of Python's own gives the lock up first.
+# Groups that were left, until the process ends or joins another: were DistributedDataParallel the last to let go of one, it would end gloo's
+# threads while it holds Python's lock, which they may be waiting for; a reference of Python's own gives the lock up first.
 _left: list[dist.ProcessGroup] = []
-atexit.register(_left.clear)
+
+
+@atexit.register
+def _let_go() -> None:
+    # An error that nobody caught holds the network through its frames.
+    for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+        if hasattr(sys, name):
+            setattr(sys, name, None)
+    gc.collect()
+    _left.clear()
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,8 @@ def gpu_of(local_rank: int, num_visible: int) -> torch.device:
 
 def _join(own: Place, device: torch.device, timeout: timedelta) -> None:
     global _peers, _control
+    # A group that was left may keep the port.
+    _let_go()
     store = _store(own, timeout)
     _peers = Peers(store, own.rank, own.world_size, timeout=timeout)
     cuda = device.type == "cuda"
@@ -200,8 +213,8 @@ def stop() -> None:
         _peers.close()
     _peers = _control = None
     if dist.is_available() and dist.is_initialized():
-        group = dist.group.WORLD
-        _left[:] = [group] if group is not None else []
+        if dist.group.WORLD is not None:
+            _left.append(dist.group.WORLD)
         dist.destroy_process_group()
 
 
@@ -277,7 +290,7 @@ def logsumexp(values: Tensor) -> Tensor:
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean of a scalar over the processes, without gradient."""
+    """The mean of values over the processes, without gradient."""
     return value if world_size() == 1 else sum_(value.detach().float()) / world_size()
 
 

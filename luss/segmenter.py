@@ -28,8 +28,8 @@ from luss.training.precision import Precision
 Picture = str | os.PathLike[str] | Image.Image | NDArray[Any]
 """A file, a PIL image, or an array (H, W, 3) or (H, W) of uint8."""
 
-# The stages that make a model, and the settings by which its logits become labels.
-_MODEL_STAGES = {"finetune": "predict", "semi_finetune": "semi_predict"}
+# The stages that make a model.
+_MODEL_STAGES = ("finetune", "semi_finetune")
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def settings_of_model(folder: Path, description: Mapping[str, Any]) -> PredictSe
         inside = folder.name in _MODEL_STAGES
         stages = folder.parent.glob("*/config.yaml") if inside else [own]
         run = load_stored_config(max(stages, key=lambda path: path.stat().st_mtime))
-        settings: PredictSettings = getattr(run, _MODEL_STAGES.get(folder.name, "predict"))
+        settings: PredictSettings = run.semi_predict if folder.name == "semi_finetune" else run.predict
         return settings
     return decoding_settings(description, source=folder / CONFIG_NAME)
 

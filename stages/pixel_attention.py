@@ -17,10 +17,12 @@ from stages.parts.training import train
 def attention_settings(run: RunSettings) -> PixelAttentionSettings:
     """The settings of the stage; those of no training where nothing of what it learns would be read.
 
-    That is where clusters come from layout descriptors, each image has one cluster, and its mask is its border saliency.
+    That is where clusters come from layout descriptors, each image has one cluster, and its mask is its border saliency. (A threshold that is
+    searched with masks is searched over validation images, whose clusters are those that their attention is nearest to.)
     """
     given, labels = run.pixel_attention, run.pseudo_labels
-    if not (run.cluster.layout_dim and labels.image_weight == 1 and labels.saliency == 1):
+    own = run.cluster.layout_dim and labels.image_weight == 1 and labels.saliency == 1
+    if not own or labels.threshold == "validation":
         return given
     # Defaults for all else: what cannot change a result makes nothing stale.
     return PixelAttentionSettings(epochs=0, shared=given.shared, target_stride=given.target_stride)

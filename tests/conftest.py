@@ -7,8 +7,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
-# Fixtures that start `luss` in processes of its own, networks on two processes, or a browser.
-_SLOW_FIXTURES = {"luss", "finished", "two", "results", "page", "group"}
+# Fixtures that start `luss` in processes of its own.
+_SLOW_FIXTURES = {"luss", "finished"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -217,6 +217,7 @@ def test_files_of_the_repository_that_a_document_names_exist(name: str) -> None:
         if re.fullmatch(r"(luss|stages|tests|configs|benchmarks|examples)/[\w./-]+\.(py|yaml|sh)", span)
         and not re.search(r"[A-Z]{3}|barlow_twins|plain_cnn", span)
     }  # fmt: skip
+    assert files or name in ("docs/reading-the-report.md", "docs/use-the-labels.md")
     assert not {file for file in files if not (ROOT / file).is_file()}
 
 
@@ -277,9 +278,11 @@ def texts() -> str:
     )
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+@pytest.mark.parametrize("name", ["README.md", "docs/own-folder.md", "docs/slurm.md"])
 def test_a_message_that_troubleshooting_quotes_is_one_that_the_code_has(name: str, texts: str) -> None:
-    for table in DOCUMENTS[name].split("| what you see | what helps |")[1:]:
+    tables = DOCUMENTS[name].split("| what you see | what helps |")[1:]
+    assert tables
+    for table in tables:
         cells = [line.split("|")[1] for line in table.partition("\n\n")[0].splitlines() if line.startswith("| ")]
         for message in (message for cell in cells for message in re.findall("`([^`]+)`", cell)):
             # What is filled in when it is said: numbers, paths, names.

@@ -21,8 +21,8 @@ class SwAVSettings(MethodSettings):
 
     def problems(self) -> list[str]:
         """Codes come from exactly two views."""
-        count = self.global_views.count
-        return [] if count == 2 else [f"global_views.count is {count}: {self.name} compares exactly 2"]
+        count, found = self.global_views.count, super().problems()
+        return found if count == 2 else [*found, f"global_views.count is {count}: {self.name} compares exactly 2"]
 
     def fits(self, training: TrainSettings) -> list[str]:
         """The queue holds a batch."""

@@ -86,12 +86,10 @@ class TokenBackbone(Backbone):
         tokens, positions = self._embed(images)
         last = range(len(self.model.blocks))[block]
         capture = _AttentionLogits()
-        for place in range(last + 1):
-            if place == last:
-                with capture:
-                    self._block(place, tokens, positions)
-            else:
-                tokens = self._block(place, tokens, positions)
+        for place in range(last):
+            tokens = self._block(place, tokens, positions)
+        with capture:
+            self._block(last, tokens, positions)
         if capture.logits is None:
             raise LussError(
                 f"{self.name}'s attention cannot be read: unset TIMM_FUSED_ATTN, or choose another backbone"

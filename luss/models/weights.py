@@ -123,7 +123,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _from_timm(backbone: Backbone, name: str) -> None:
-    source = create_timm(name, output_stride=backbone.output_stride, pretrained=True)
+    source = create_timm(name, pretrained=True)
     backbone.load(source.state_dict())
     settings = getattr(source, "pretrained_cfg", {})
     backbone.set_normalisation(settings.get("mean", backbone.mean), settings.get("std", backbone.std))

@@ -99,7 +99,7 @@ def problems(settings: Any, prefix: str = "") -> Iterator[str]:
 def _wrong(key: str, value: Any, rule: Rule | None) -> Iterator[str]:
     texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
     # A newline in a name that goes into a job script would be a command.
-    if any(not text.isprintable() and any(unicodedata.category(sign) == "Cc" for sign in text) for text in texts):
+    if any(unicodedata.category(sign) == "Cc" for text in texts for sign in text):
         yield f"{key} is {value!r}: it holds a control character"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{key} is {value!r}: it must be a finite number"
@@ -133,6 +133,8 @@ def _changing(settings: Any, default: Any, prefix: str = "") -> Iterator[tuple[s
             continue
         key, value, usual = f"{prefix}{entry.name}", getattr(settings, entry.name), getattr(default, entry.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if usual is None:
+                yield key, True
             if type(value) is not type(usual):
                 usual = type(value)()
             if getattr(value, "NAMED", False):

@@ -105,7 +105,8 @@ class RunSettings:
                 f"cluster.layout_weights has {len(layout.layout_weights)} entries for {len(stages)} stages in "
                 "extract_features.layout_stages: give one weight a stage"
             )
-        names = ["default", "manifest", *(each.name for each in dataclasses.fields(self) if each.name not in _NO_STAGE)]
+        blocks = [each.name for each in dataclasses.fields(self) if dataclasses.is_dataclass(getattr(self, each.name))]
+        names = ["default", "manifest", *(name for name in blocks if name != "data")]
         for name in self.resources:
             if name not in names:
                 near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -114,6 +115,3 @@ class RunSettings:
                     + (f": did you mean {near[0]!r}?" if near else f": the stages are {', '.join(names[1:])}")
                 )
         return found
-
-
-_NO_STAGE = ("name", "output", "seed", "protocols", "device", "peer_timeout_min", "data", "resources")

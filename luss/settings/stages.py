@@ -5,7 +5,7 @@ from typing import Literal
 
 from luss.settings.fields import above, area, at_least, one_of, setting, share, transient, weights, within
 from luss.settings.training import ClusteringSettings, Precision, TrainSettings
-from luss.settings.views import ColourSettings, ViewSettings, no_colours
+from luss.settings.views import ColourSettings, ViewSettings, no_colours, unread_masks
 
 Engine = Literal["auto", "faiss", "torch"]
 
@@ -42,10 +42,18 @@ class PixelAttentionSettings(TrainSettings):
     saliency: SaliencySettings = field(default_factory=SaliencySettings)
 
     def problems(self) -> list[str]:
-        """At least two views, and a queue that holds a batch."""
-        found = [*super().problems(), *ClusteringSettings(queue_length=self.queue_length).too_short(self.images_a_pass)]
+        """At least two views of whole images, and one queue, that holds a batch."""
+        found = [
+            *super().problems(),
+            *unread_masks(self),
+            *ClusteringSettings(queue_length=self.queue_length).too_short(self.images_a_pass),
+        ]
         if self.views.count < 2:
             found.append(f"views.count is {self.views.count}: at least 2 views are compared")
+        usual = ClusteringSettings()
+        for name in ("queue_length", "queue_start_epoch"):
+            if getattr(self.head, name) != getattr(usual, name):
+                found.append(f"head.{name} is not read: set pixel_attention.{name}, which holds with every head")
         return found
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from luss.settings.fields import above, at_least, interval, one_of, setting, transient
+from luss.settings.views import unread_masks
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
@@ -103,6 +104,12 @@ class MethodSettings:
     name: str = setting("pass_s")
 
     NAMED: ClassVar[bool] = True
+    # Whether the learner hides patches from its network: the masks of its groups of views are refused otherwise.
+    HIDES: ClassVar[bool] = False
+
+    def problems(self) -> list[str]:
+        """What cannot be within this block, as sentences that begin with a key of it."""
+        return [] if self.HIDES else unread_masks(self)
 
     def fits(self, training: TrainSettings) -> list[str]:
         """What does not fit the training it is part of, as sentences that begin with a key of this block."""

@@ -1,8 +1,8 @@
 """Views of an image: crops, colours and hidden patches, one block a group."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from luss.settings.fields import above, area, at_least, interval, share, within
 
@@ -60,3 +60,10 @@ class ViewSettings:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     colours: ColourSettings = field(default_factory=ColourSettings)
     mask: MaskSettings | None = None
+
+
+def unread_masks(block: Any) -> list[str]:
+    """What is wrong with the groups of views of a block that hides no patches, as sentences that begin with a key of it."""
+    groups = {entry.name: getattr(block, entry.name) for entry in fields(block)}
+    masked = [name for name, group in groups.items() if isinstance(group, ViewSettings) and group.mask is not None]
+    return [f"{name}.mask is set, but nothing is hidden here: leave it out" for name in masked]

@@ -153,7 +153,7 @@ class Trainer:
         """
         job, settings = self.job, self.job.settings
         self._announce()
-        batches = iter(self._loader())
+        batches = iter(self._loader() if self.step < self.num_steps else ())
         clock = _Clock()
         self.model.train()
         while self.step < self.num_steps:
@@ -165,10 +165,11 @@ class Trainer:
             clock.images += settings.batch_size
             if progress.log:
                 self._log(progress, output, clock)
-            self._save_when_due()
-            if processes.any_process(bool(job.stop)):
+            # One question a step, and a second where there is something to do.
+            if processes.any_process(self._save_is_due() or bool(job.stop)):
                 self.save()
-                raise Interrupted(job.stop.reason or "another process was asked to stop")
+                if processes.any_process(bool(job.stop)):
+                    raise Interrupted(job.stop.reason or "another process was asked to stop")
         self.save()
         return self.num_steps
 
@@ -200,8 +201,11 @@ class Trainer:
         return StepOutput(total, output.scalars)
 
     def _log(self, progress: Progress, output: StepOutput, clock: "_Clock") -> None:
-        scalars = {name: processes.mean(value) for name, value in output.scalars.items()}
-        values = {"loss": float(processes.mean(output.loss)), **{k: float(v) for k, v in scalars.items()}}
+        job, named = self.job, {"loss": output.loss, **output.scalars}
+        means = processes.mean(
+            torch.stack([value.detach().to(job.device, torch.float32) for value in named.values()])
+        ).tolist()
+        values = dict(zip(named, means, strict=True))
         if not math.isfinite(values["loss"]):
             raise self._diverged(f"loss is {values['loss']}", progress.step)
         rate, waited = clock.read()
@@ -222,11 +226,10 @@ class Trainer:
             f"{key}.precision=fp32; the last checkpoint is kept"
         )
 
-    def _save_when_due(self) -> None:
+    def _save_is_due(self) -> bool:
         settings, minutes = self.job.settings, (time.monotonic() - self.saved_at) / 60
         epoch_steps = self.steps_per_epoch * settings.checkpoint_epochs
-        if processes.any_process(self.step % epoch_steps == 0 or minutes >= settings.checkpoint_minutes):
-            self.save()
+        return self.step % epoch_steps == 0 or minutes >= settings.checkpoint_minutes
 
     def _announce(self) -> None:
         settings, reporter = self.job.settings, self.job.reporter

@@ -17,6 +17,8 @@ from timm.optim._optim_factory import create_optimizer_v2
 
 # A token or table of positions, by the last part of its name.
 _POSITIONS = ("pos_embed", "cls_token", "dist_token", "reg_token", "mask_token")
+# Norms behind the blocks of a vision transformer.
+_BEHIND = ("norm.", "fc_norm.")
 
 
 def build_optimizer(task: Task, settings: TrainSettings) -> torch.optim.Optimizer:
@@ -26,21 +28,18 @@ def build_optimizer(task: Task, settings: TrainSettings) -> torch.optim.Optimize
     rate and its weight decay follow from the training's: `lr_scale`, `constant_lr`, `decays` (see `set_schedules`).
 
     Args:
-        task: What trains; weights of one rate, decay and adaptation make a group, in the order of the task's parameters.
+        task: What trains; weights of one rate and decay make a group, in the order of the task's parameters.
         settings: The stage's.
     """
     own = settings.optimizer
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for parameter, lr_scale, constant, decays in _treated(task, own):
-        adapted = decays or own.decay_norms_and_biases
         words = {"lr_scale": lr_scale, "constant_lr": constant, "decays": decays}
         if own.name == "lars":
             # timm's trust ratios otherwise end where weight decay is 0.
-            words["always_adapt"] = adapted
+            words["always_adapt"] = decays or own.decay_norms_and_biases
         weight_decay = own.weight_decay if decays else 0.0
-        group = groups.setdefault(
-            (lr_scale, constant, decays, adapted), {"params": [], "weight_decay": weight_decay, **words}
-        )
+        group = groups.setdefault((lr_scale, constant, decays), {"params": [], "weight_decay": weight_decay, **words})
         group["params"].append(parameter)
     plain = own.name == "sgd" and not (own.nesterov and own.momentum)
     options: dict[str, Any] = {"betas": own.betas} if own.name == "adamw" else {"momentum": own.momentum}
@@ -72,9 +71,13 @@ def _layer_scales(task: Task, decay: float) -> dict[nn.Parameter, float]:
     if model is None:
         return {}
     layers: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
-    # A head of our own is the layer behind the last. timm counts a final norm to the last block, the published recipes (BEiT, MAE) to the head.
-    head = max(layers.values()) + 1
-    layers |= {name: head for name in layers if name.startswith(("norm.", "fc_norm."))}
+    # A head of our own is the layer behind the last block. timm counts a final norm to the last block, the published recipes (BEiT, MAE) to
+    # the head; it gives norms of a classifier, which nothing here reaches, a layer of their own behind the blocks.
+    blocks = {
+        name for name, weight in model.named_parameters() if weight.requires_grad and not name.startswith(_BEHIND)
+    }
+    head = 1 + max(layers[name] for name in blocks if name in layers)
+    layers |= {name: head for name in layers if name.startswith(_BEHIND)}
     return {parameter: decay ** (head - layers[name]) for name, parameter in model.named_parameters() if name in layers}
 
 

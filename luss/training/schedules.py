@@ -35,5 +35,4 @@ def lr_at(step: int, *, num_steps: int, warmup_steps: int, peak: float, final: f
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps) / max(1, num_steps - warmup_steps)
-    return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
+    return cosine(Progress(step - warmup_steps, num_steps - warmup_steps), peak, final)

@@ -1,5 +1,6 @@
 """Patch masks against masks and statistics of the published generators, and at the ends of their ranges."""
 
+import dataclasses
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -215,6 +216,10 @@ def test_settings_and_noise_are_left_alone() -> None:
     before = noise.copy()
     hide_by_noise(noise, 0.5)
     np.testing.assert_array_equal(noise, before)
+    settings = MaskSettings("block", ratio=(0.1, 0.5))
+    copy = dataclasses.replace(settings)
+    draw_masks(np.random.default_rng(0), GRID, settings, count=2)
+    assert settings == copy
 
 
 def test_equal_noise_still_hides_an_exact_count() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from luss.errors import LussError
 from luss.models import weights
 from luss.models.backbone import Backbone
-from luss.models.build import build_backbone
+from luss.models.build import build_backbone, create_timm
 from luss.models.io import load_backbone, save_backbone, save_tensors
 from luss.models.weights import initialise, read_weights
 
@@ -165,8 +165,8 @@ def test_weights_of_timm_bring_their_normalisation(
 ) -> None:
     source, target = backbone(seed=1), backbone()
 
-    def create(name: str, *, output_stride: int, pretrained: bool) -> Any:
-        assert (name, output_stride, pretrained) == (asked, 32, True)
+    def create(name: str, *, pretrained: bool) -> Any:
+        assert (name, pretrained) == (asked, True)
         cfg = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
         return SimpleNamespace(state_dict=source.export, pretrained_cfg=cfg)
 
@@ -176,6 +176,12 @@ def test_weights_of_timm_bring_their_normalisation(
     assert (target.mean, target.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5))
     save_backbone(tmp_path, target, target.export())
     assert load_backbone(tmp_path).mean == (0.1, 0.2, 0.3)
+
+
+def test_weights_of_timm_come_for_a_vision_transformer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As timm makes it, but without a download.
+    monkeypatch.setattr(weights, "create_timm", lambda name, *, pretrained, **options: create_timm(name, **options))
+    initialise(build_backbone("test_vit"), "timm")
 
 
 def test_weights_of_timm_for_another_network_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

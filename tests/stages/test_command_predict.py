@@ -124,7 +124,7 @@ def test_what_is_done_is_left_alone_and_new_images_are_added(
 
 
 @pytest.mark.parametrize("format", PREDICTED)
-def test_a_killed_pass_continues_and_ends_with_the_files_of_one_that_was_never_killed(
+def test_a_killed_pass_that_is_run_again_ends_with_the_files_of_one_that_was_never_killed(
     luss: Launcher, finished: Path, photos: Path, tmp_path: Path, format: str
 ) -> None:
     options = ["--format", format, "--overlay", "--batch-size", "2"]

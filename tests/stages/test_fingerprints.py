@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from running import ORDER
 
 from luss.config import load_config
 from luss.methods.pass_s import PassSSettings
-from luss.settings import PretrainSettings
+from luss.settings import MaskSettings, PretrainSettings, ViewSettings
 from luss.settings.fields import changing_settings
 from luss.settings.run import Protocol
 from stages.base import fingerprint
 from stages.pipeline import PROTOCOLS, STAGES
 
-ORDER = [stage.name for stage in PROTOCOLS["unsupervised"].stages]
 SEMI = ("semi_finetune", "semi_predict", "semi_evaluate")
 
 
@@ -35,6 +35,10 @@ def test_only_values_that_differ_from_their_defaults_change_a_result() -> None:
         "method.clustering.num_prototypes": 7,
         "method.grid_size": 3,
     }
+
+
+def test_a_block_that_there_may_be_changes_a_result_by_being_there() -> None:
+    assert changing_settings(ViewSettings(mask=MaskSettings())) == {"mask": True}
 
 
 def test_where_and_how_fast_something_is_computed_changes_no_result() -> None:

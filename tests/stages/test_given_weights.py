@@ -7,6 +7,7 @@ import torch
 from running import Launcher
 from safetensors.torch import load_file
 
+from luss.files import read_json
 from luss.models.build import build_backbone
 
 SHORT = ["pixel_attention.epochs=1", "finetune.epochs=1", "cluster.num_restarts=1", "evaluate.workers=1"]
@@ -25,6 +26,8 @@ def test_every_stage_runs_on_given_weights_without_pretraining(luss: Launcher, c
     assert "left out 1 tensors (module.encoder_q.fc.weight)" in outcome.output
     kept = load_file(run / "pretrain" / "backbone.safetensors")
     assert all(torch.equal(kept[name], tensor) for name, tensor in own.items())
+    assert "pretraining left no prototypes: a clustering head trains beside the attention" in outcome.output
+    assert read_json(run / "pixel_attention" / "DONE.json")["figures"]["steps"] > 0
     assert (run / "evaluate" / "metrics.json").is_file()
     assert len(list((run / "predict" / "masks").rglob("*.png"))) == 20
 

@@ -32,8 +32,12 @@ def test_nothing_becomes_stale_by_how_an_unread_attention_would_be_trained(confi
 
 
 @pytest.mark.parametrize(
-    "word", ["cluster.layout_dim=0", "pseudo_labels.image_weight=0.9", "pseudo_labels.saliency=0.9"]
-)
+    "word",
+    [
+        "cluster.layout_dim=0", "pseudo_labels.image_weight=0.9", "pseudo_labels.saliency=0.9",
+        "pseudo_labels.threshold=validation",
+    ],
+)  # fmt: skip
 def test_attention_that_anything_reads_counts(config: Path, word: str) -> None:
     assert identities(config, *UNREAD, word, "pixel_attention.lr=9") != identities(config, *UNREAD, word)
 

@@ -230,21 +230,23 @@ def test_layer_decay_gives_a_vit_the_published_rates(name: str, decay: float) ->
     assert len(optimizer.param_groups) == 28
 
 
-def test_layer_decay_gives_a_resnet_with_a_head_the_rates_of_timm() -> None:
-    plain = create_timm("test_resnet")
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_layer_decay_gives_a_convolutional_network_with_a_head_the_rates_of_timm(name: str) -> None:
+    plain = create_timm(name)
     plain.reset_classifier(5)
     expected = {
         parameter: group["lr_scale"]
         for group in param_groups_layer_decay(plain, layer_decay=0.7)
         for parameter in group["params"]
     }
-    backbone = build_backbone("test_resnet")
+    backbone = build_backbone(name)
     task = Parts(backbone=backbone, fc=nn.Linear(backbone.num_channels, 5))
     found = treated(task, build_optimizer(task, settings(name="adamw", layer_decay=0.7)), "lr_scale")
-    by_name = {name: expected[parameter] for name, parameter in plain.named_parameters()}
-    ours = {name.removeprefix("backbone.model."): scale for name, scale in found.items()}
-    assert ours == pytest.approx(by_name)
-    assert ours["layer4.0.conv1.weight"] == pytest.approx(0.7)
+    by_name = {own: expected[parameter] for own, parameter in plain.named_parameters() if not own.startswith("head.")}
+    ours = {own.removeprefix("backbone.model."): scale for own, scale in found.items()}
+    heads = dict.fromkeys(("fc.weight", "fc.bias"), 1.0)
+    assert ours == pytest.approx(by_name | heads)
+    assert max(scale for own, scale in ours.items() if own not in heads) == pytest.approx(0.7)
 
 
 def test_parts_and_layers_multiply() -> None:
