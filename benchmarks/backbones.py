@@ -21,24 +21,39 @@ from luss.predict import segment_batch
 from luss.settings import PredictSettings
 from luss.training.precision import Precision
 
+# About the sides of the images that are tried: Inception takes none below 75 pixels.
+SIDES = (96, 128)
 # A small member of each family.
 FAMILIES = {
+    "VGG": "vgg11",
     "ResNet": "test_resnet",
     "ResNet v2": "resnetv2_18",
     "Res2Net": "res2net50_14w_8s",
     "RegNet": "regnetx_002",
     "DenseNet": "densenet121",
+    "DLA": "dla46_c",
+    "VoVNet": "ese_vovnet19b_dw",
+    "CSPNet": "cs3darknet_focus_s",
+    "Inception": "inception_v3",
+    "Xception": "xception41",
     "HRNet": "hrnet_w18_small",
     "EfficientNet": "test_efficientnet",
     "MobileNet v3": "mobilenetv3_small_050",
+    "GhostNet": "ghostnet_050",
+    "HGNet": "hgnetv2_b0",
+    "StarNet": "starnet_s050",
     "ConvNeXt": "test_convnext",
     "NFNet": "test_nfnet",
+    "MetaFormer (PoolFormer)": "poolformer_s12",
+    "FastViT": "fastvit_t8",
+    "NextViT": "nextvit_small",
     "EdgeNeXt": "edgenext_xx_small",
     "EfficientViT (MIT)": "efficientvit_b0",
     "EfficientViT (MSRA)": "efficientvit_m0",
     "PVT v2": "pvt_v2_b0",
     "Swin": "swin_tiny_patch4_window7_224",
     "CoAtNet": "test_coatnet",
+    "MaxViT": "test_maxvit",
     "LeViT": "levit_128s",
     "PiT": "pit_ti_224",
     "CoaT": "coat_lite_tiny",
@@ -66,7 +81,7 @@ def row(family: str, name: str) -> list[str]:
         sides, size = "{} x {} only".format(*backbone.fixed_size), backbone.fixed_size
     else:
         step = backbone.multiple
-        sides, size = f"multiples of {step}" if step > 1 else "any", (64 // step * step, 96 // step * step)
+        sides, size = f"multiples of {step}" if step > 1 else "any", (SIDES[0] // step * step, SIDES[1] // step * step)
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     with torch.no_grad():
         features = backbone.eval()(backbone.normalise(images))
@@ -112,7 +127,7 @@ def onnx(name: str) -> str:
     """Whether the segmenter can be written as one graph: at any size, or at one."""
     network = SegmentationNetwork(build_backbone(name), 5).eval()
     try:
-        return "any size" if trace(network, PredictSettings(short_side=64)).dynamic else "one size"
+        return "any size" if trace(network, PredictSettings(short_side=SIDES[0])).dynamic else "one size"
     except (LussError, RuntimeError, AssertionError):
         return "no"
 

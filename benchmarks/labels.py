@@ -81,7 +81,7 @@ def main() -> None:
             start = time.perf_counter()
             writer.write_shard(number, records)
             seconds += time.perf_counter() - start
-        writer.finish(0.4, "given", False)
+        writer.finish(0.4, "given")
         size = sum(file.stat().st_size for file in folder.glob("*.h5")) / num
         store = LabelStore.open(folder)
         order = generator.permutation(num)[: min(num, 3000)].tolist()

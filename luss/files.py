@@ -32,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
         LussError: The disk is full (or a quota is reached).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_beside(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -87,6 +87,16 @@ def _cannot_grow(path: Path) -> bool:
     return False
 
 
+def temporary_beside(path: Path, writer: str = "") -> Path:
+    """The temporary sibling `.NAME.WRITER.partial` of a file: no other path's, of at most 255 bytes, and found by `remove_leftovers`.
+
+    Args:
+        path: The file that it will become.
+        writer: Who writes, without dots; by default this process, in which only one thread at a time may then write `path`.
+    """
+    return path.with_name(f".{_short(path.name)}.{writer or os.getpid()}{TEMPORARY_SUFFIX}")
+
+
 def _short(name: str) -> str:
     """A name that leaves room for more letters: file systems allow 255 bytes."""
     encoded = os.fsencode(name)
@@ -111,7 +121,7 @@ def create_text(path: Path, text: str) -> bool:
         LussError: The disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{_short(path.name)}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    temporary = temporary_beside(path, uuid.uuid4().hex)
     try:
         with full_disk_named(path.parent):
             with open(temporary, "w", encoding="utf-8") as file:
@@ -148,7 +158,7 @@ def remove_leftovers(targets: Iterable[Path]) -> None:
         folders.setdefault(target.parent, set()).add(_short(target.name))
     for folder, names in folders.items():
         for left in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-            # .NAME.PROCESS.partial
+            # .NAME.WRITER.partial
             if left.name[1:].rsplit(".", 2)[0] in names:
                 left.unlink(missing_ok=True)
 

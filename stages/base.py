@@ -83,6 +83,8 @@ class Stage(ABC, Generic[Block]):
     version: ClassVar[int] = 1
     # Whether the result depends on the run's seed.
     seeded: ClassVar[bool] = False
+    # Whether the result depends on which splits are evaluated.
+    by_split: ClassVar[bool] = False
     # Whether several processes (torchrun) work on it together.
     distributed: ClassVar[bool] = False
     # Whether it consists of pieces that processes without any tie make one by one (see `stages.sharded`).
@@ -104,6 +106,8 @@ class Stage(ABC, Generic[Block]):
         found = {f"{self.name}.{key}": value for key, value in changing_settings(self.block(run)).items()}
         if self.seeded and run.seed:
             found["seed"] = run.seed
+        if self.by_split:
+            found["data.evaluate"] = list(run.data.evaluate)
         return found
 
     def extra_identity(self, run_folder: Path) -> tuple[str, str]:

@@ -14,12 +14,13 @@ from luss.clustering.neighbours import Neighbours
 from luss.data.manifest import Manifest
 from luss.data.resized import ResizedBatch, resized_batches
 from luss.errors import LussError
-from luss.labels.source import MaskLabels, resize_nearest
+from luss.labels.sampling import resize_nearest
+from luss.labels.source import MaskLabels
 from luss.models.backbone import Backbone
 from luss.models.io import load_backbone
 from luss.models.pixel_attention import upsample_to
 from luss.predict import Predicted
-from luss.settings import DistanceMatchingSettings, RunSettings
+from luss.settings import DistanceMatchingSettings
 from luss.training.precision import Precision
 from stages.base import CHECKPOINTS, AnyStage, BlockOf, Stage, StageContext
 from stages.parts.images import num_files
@@ -37,6 +38,7 @@ class DistanceMatching(Stage[DistanceMatchingSettings]):
     """
 
     work = "neighbours"
+    by_split = True
 
     def __init__(
         self, name: str, block: BlockOf[DistanceMatchingSettings], manifest: AnyStage, backbone: AnyStage
@@ -44,10 +46,6 @@ class DistanceMatching(Stage[DistanceMatchingSettings]):
         """As `Stage`; the features are those of the network that `backbone` has left."""
         super().__init__(name, block, manifest, backbone)
         self.backbone = backbone
-
-    def settings(self, run: RunSettings) -> dict[str, Any]:
-        """Also which splits there are to segment."""
-        return {**super().settings(run), "data.evaluate": list(run.data.evaluate)}
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Makes the bank, the masks that are missing, and the metrics; each continues what is on disk."""

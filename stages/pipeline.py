@@ -71,5 +71,5 @@ STAGES: dict[str, AnyStage] = {
 
 def stages_of(run: RunSettings) -> dict[str, AnyStage]:
     """The stages of the run's protocols by name, in order; those that protocols share come once."""
-    wanted = in_order([PROTOCOLS[name].last for name in run.protocols])
+    wanted = [stage for name in run.protocols for stage in PROTOCOLS[name].stages]
     return {name: stage for name, stage in STAGES.items() if stage in wanted}

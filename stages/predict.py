@@ -6,7 +6,7 @@ from typing import Any
 from luss.data.manifest import Manifest
 from luss.models.io import load_segmenter
 from luss.predict import Predicted, predict_images
-from luss.settings import PredictSettings, RunSettings
+from luss.settings import PredictSettings
 from stages.base import AnyStage, BlockOf, StageContext, StagePlace
 from stages.finetune import Finetune
 from stages.parts.masks import MaskPlan, join_masks, mask_maker
@@ -20,15 +20,12 @@ class Predict(ShardedStage[PredictSettings]):
     """
 
     work = "array"
+    by_split = True
 
     def __init__(self, name: str, block: BlockOf[PredictSettings], manifest: AnyStage, model: Finetune) -> None:
         """As `Stage`; the network of `model` segments."""
         super().__init__(name, block, manifest, model)
         self.model = model
-
-    def settings(self, run: RunSettings) -> dict[str, Any]:
-        """Also which splits there are to predict."""
-        return {**super().settings(run), "data.evaluate": list(run.data.evaluate)}
 
     def plan(self, place: StagePlace) -> MaskPlan:
         """Ranges of `shard_size` images of each evaluated split."""

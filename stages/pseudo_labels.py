@@ -20,7 +20,7 @@ from luss.files import replacing, write_json
 from luss.labels.layers import current_layer
 from luss.labels.source import LabelSource
 from luss.labels.store import LabelStore
-from luss.labels.threshold import auto_threshold, histogram
+from luss.labels.threshold import Counts, auto_threshold, histogram
 from luss.labels.writer import LabelRecord, LabelWriter, shard_path
 from luss.report.contact_sheet import cluster_sheet
 from luss.settings import PseudoLabelsSettings, RunSettings
@@ -102,24 +102,22 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
 
     def join(self, context: StageContext, plan: LabelPlan) -> dict[str, Any]:
         """Chooses the threshold and joins the shards."""
-        store = LabelStore.open(plan.writer.finish(0.0, "given", False))
-        found = self.choose_threshold(context, store)
-        source = found["source"]
-        store = LabelStore.open(plan.writer.finish(found["threshold"], source, source == "validation"))
+        counts = histogram(LabelStore.open(plan.writer.finish(0.0, "given")))
+        found = self.choose_threshold(context, counts)
+        store = LabelStore.open(plan.writer.finish(found["threshold"], found["source"]))
         write_json(context.folder / "threshold.json", found)
         sheet = cluster_sheet(store.dominant_clusters(), _loader(plan.manifest, store), max_clusters=60)
         with replacing(context.folder / "clusters.png") as temporary:
             sheet.save(temporary, format="png")
-        counts = histogram(store)
         foreground = counts[int(np.ceil(found["threshold"] * 255)) :].sum() / counts.sum()
-        figures = {"maps": len(store), "threshold": found["threshold"], "threshold_source": source}
+        figures = {"maps": len(store), "threshold": found["threshold"], "threshold_source": found["source"]}
         return {**figures, "foreground_share": float(foreground)}
 
-    def choose_threshold(self, context: StageContext, store: LabelStore) -> dict[str, Any]:
-        """The threshold, where it came from, and what it was chosen by."""
+    def choose_threshold(self, context: StageContext, counts: Counts) -> dict[str, Any]:
+        """The threshold, where it came from, and what it was chosen by; `counts`: the histogram of the stored attention."""
         setting = self.block(context.run).threshold
         if setting == "auto":
-            found = auto_threshold(histogram(store))
+            found = auto_threshold(counts)
             facts = {"threshold": found.value, "source": "auto", "used_labels": False}
             return facts | {"method": "otsu", "separation": found.separation}
         if setting == "validation":
@@ -137,7 +135,7 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         plan = self._plan(context, manifest, "validation-labels", "validation-")
         make_missing(context, plan, lambda: self._maker(context, plan, None))
         absorb_lists(context, plan)
-        store = LabelStore.open(plan.writer.finish(0.0, "given", False))
+        store = LabelStore.open(plan.writer.finish(0.0, "given"))
         context.reporter.message("searching the threshold with the validation masks: this uses ground truth")
 
         def items() -> Iterator[tuple[Any, Any, Any]]:

@@ -225,7 +225,7 @@ def test_the_format_exports_a_store_of_labels(placed: Any, monkeypatch: pytest.M
     writer = LabelWriter(tmp_path / "labels", [(0, 1)], num_clusters=3, fingerprint="f")
     ids = np.array([[1, 3], [3, 3]], np.uint16)
     writer.write_shard(0, [LabelRecord("dog/a.jpg", (2, 2), ids, np.full((2, 2), 200, np.uint8))])
-    images = StoredLabels(LabelStore.open(writer.finish(0.5, "given", False)), tmp_path)
+    images = StoredLabels(LabelStore.open(writer.finish(0.5, "given")), tmp_path)
     out = tmp_path / "out"
     tally = export_images(
         ExportFolder(out, {"format": "npy"}, 3), images, lambda position: found.writer(out, images, position)

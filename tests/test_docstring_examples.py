@@ -71,7 +71,7 @@ def _label_maps(folder: Path) -> None:
     writer = LabelWriter(folder, [(0, 1)], num_clusters=10, fingerprint="demo")
     ids = np.full((6, 8), 3, np.uint16)
     writer.write_shard(0, [LabelRecord("dog/a.jpg", (60, 80), ids, np.full((6, 8), 200, np.uint8))])
-    writer.finish(0.5, "given", False)
+    writer.finish(0.5, "given")
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))

@@ -213,7 +213,7 @@ def test_a_run_brings_the_names_that_were_given_to_its_labels(model: Path, tmp_p
     labels = run / "pseudo_labels" / "labels"
     writer = LabelWriter(labels, [(0, 1)], num_clusters=5, fingerprint="f")
     writer.write_shard(0, [LabelRecord("a.jpg", (4, 4), np.ones((2, 2), np.uint16), np.ones((2, 2), np.uint8))])
-    writer.finish(0.5, "given", False)
+    writer.finish(0.5, "given")
     LabelStore.open(labels).layers.add(Edits(names={4: "bird"}))
     assert Segmenter.load(run).names[4] == "bird"
 

@@ -18,8 +18,8 @@ from luss.settings import ColourSettings
 # Columns of a row.
 BRIGHTNESS, CONTRAST, SATURATION, HUE, GREY, BLUR, SOLARISE = range(7)
 _HALF_BRIGHT = 128 / 255
-_LUMA = (0.299, 0.587, 0.114)
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+_LUMA = _RGB_TO_YIQ[0]
 
 
 def draw_colours(generator: np.random.Generator, settings: ColourSettings) -> NDArray[np.float32]:

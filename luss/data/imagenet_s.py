@@ -7,12 +7,13 @@ Source: Gao et al., "Large-scale Unsupervised Semantic Segmentation" (ImageNet-S
 """
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
+from luss.data.names import mask_name
 from luss.errors import LussError
 from luss.files import replacing
 
@@ -119,7 +120,7 @@ def mask_path(layout: Layout, split: str, name: str) -> Path:
             f"{layout.root} has no masks for split {split!r}: "
             f"there is no folder {layout.root / (split + MASK_FOLDER_SUFFIX)}"
         )
-    return layout.masks[split] / PurePosixPath(name).with_suffix(".png")
+    return layout.masks[split] / mask_name(name)
 
 
 def encode_mask(ids: NDArray[np.integer]) -> Image.Image:

@@ -29,16 +29,13 @@ from luss.data.names import inside
 from luss.data.skipped import SkippedFiles, escape_path, unescape_path
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
+from luss.progress import StopFlag
 
 _COLUMNS = b"id\twidth\theight\tpath\n"
 _CHUNK = 64
-"""Images a worker measures between two looks at `should_stop`."""
+"""Images a worker measures between two looks at `stop`."""
 
 Measured = tuple[int, int] | UnreadableImage
-
-
-class ManifestStopped(Exception):
-    """`should_stop` ended `build_manifest`; no manifest was written."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def build_manifest(
     workers: int = 1,
     verify: Literal["header", "full"] = "header",
     names: Iterable[str] | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: StopFlag | None = None,
     on_progress: Callable[[int], None] = lambda num_files: None,
 ) -> ManifestSummary:
     """Writes the manifest of a split; the same files give the same bytes whatever `workers` is.
@@ -95,7 +92,7 @@ def build_manifest(
             finds truncated files.
         names: Paths below `image_root` with forward slashes, in the order of the manifest; None = all images that
             `find_images` finds.
-        should_stop: Asked every few dozen images; True ends the work with ManifestStopped.
+        stop: Asked every few dozen images.
         on_progress: Called with the number of files looked at so far.
 
     Returns:
@@ -103,7 +100,7 @@ def build_manifest(
 
     Raises:
         LussError: The image root is no folder, holds no images, or none that can be read; the disk is full.
-        ManifestStopped: `should_stop` said so.
+        Interrupted: `stop` is set; no manifest was written.
     """
     if not image_root.is_dir():
         raise LussError(f"{image_root} is not a folder: set data.root to the folder that holds the images")
@@ -116,7 +113,7 @@ def build_manifest(
         names = find_images(root, report=skipped.add) if names is None else names
         measuring = contextlib.closing(_measure_all(root, names, max_pixels, verify, max(1, workers)))
         with open(table_path, "wb") as table, measuring as results:
-            offsets = _write_table(table, results, skipped, should_stop, on_progress)
+            offsets = _write_table(table, results, skipped, stop, on_progress)
             num_bytes = table.tell()
         summary = ManifestSummary(len(offsets), skipped.count - num_before)
         _check_not_empty(image_root, summary, skipped)
@@ -315,7 +312,7 @@ def _write_table(
     table: IO[bytes],
     results: Iterator[list[tuple[str, Measured]]],
     skipped: SkippedFiles,
-    should_stop: Callable[[], bool],
+    stop: StopFlag | None,
     on_progress: Callable[[int], None],
 ) -> "array[int]":
     """Writes the lines and returns where each begins."""
@@ -323,8 +320,8 @@ def _write_table(
     num_files = 0
     position = table.write(_COLUMNS)
     for chunk in results:
-        if should_stop():
-            raise ManifestStopped("stopped before the manifest was complete")
+        if stop is not None:
+            stop.check()
         for name, measured in chunk:
             if isinstance(measured, UnreadableImage):
                 skipped.add(measured.path, measured.reason)

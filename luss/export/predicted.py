@@ -28,6 +28,7 @@ from luss.export.labelled import ManifestImages, MissingImage
 from luss.export.palette import check_palette_ids
 from luss.files import replacing
 from luss.labels.palette import overlay, palette
+from luss.labels.sampling import resize_nearest
 from luss.models.segmenter import compared_size
 from luss.predict import Confidence, Labels, Predicted
 
@@ -169,7 +170,6 @@ def _write_overlay(target: tuple[Path, Path], labels: Labels) -> None:
     image = read_image(image_path, min_side=min(height, width))
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    rows, columns = (np.arange(n) * before // n for n, before in zip((height, width), labels.shape, strict=True))
-    blended = overlay(image, labels[rows][:, columns], outline=True)
+    blended = overlay(image, resize_nearest(labels, (height, width)), outline=True)
     with replacing(path.with_suffix(".jpg")) as temporary:
         blended.save(temporary, format="JPEG", quality=90)

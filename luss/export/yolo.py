@@ -18,7 +18,7 @@ from luss.export.contours import joined, regions
 from luss.export.formats import LabelFormat
 from luss.export.job import FileWriter
 from luss.export.labelled import LabelledImages, MissingImage
-from luss.files import TEMPORARY_SUFFIX, write_text
+from luss.files import temporary_beside, write_text
 from luss.labels.writer import Labels
 
 TOLERANCE = 0.75
@@ -83,10 +83,13 @@ def write_data_yaml(folder: Path, images: LabelledImages) -> None:
 def _link(path: Path, source: Path) -> None:
     """A symbolic link, or a copy where the disk knows no links, that is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[-60:]}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = temporary_beside(path)
     temporary.unlink(missing_ok=True)
     try:
         temporary.symlink_to(source.absolute())
+    except FileExistsError:
+        # Somebody else's link, maybe: a copy would go through it, over the photograph that it points to.
+        raise
     except OSError:
         shutil.copyfile(source, temporary)
     os.replace(temporary, path)

@@ -1,11 +1,12 @@
 """Reading a label map at any set of image rows and columns: nearest labels, bilinear attention, one threshold."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 Positions = npt.NDArray[np.float64]
+Id = TypeVar("Id", bound=np.integer[Any])
 
 # Full-size attention is built some rows at a time, so that a 100-megapixel photograph needs no more than its uint16
 # result.
@@ -59,9 +60,23 @@ def sample(
     return found
 
 
-def nearest(ids: npt.NDArray[np.uint16], rows: Positions, columns: Positions) -> npt.NDArray[np.uint16]:
+def nearest(ids: npt.NDArray[Id], rows: Positions, columns: Positions) -> npt.NDArray[Id]:
     """The ids of the positions of a (h, w) map that hold the points rows x columns; outside the map the nearest edge counts."""
     return ids[_holding(rows, ids.shape[0])][:, _holding(columns, ids.shape[1])]
+
+
+def resize_nearest(ids: npt.NDArray[Id], size: tuple[int, int]) -> npt.NDArray[Id]:
+    """An id map at another size: each pixel takes the id below its centre (torch's `nearest-exact`).
+
+    Args:
+        ids: (h, w).
+        size: Height and width of the result.
+    """
+    rows, columns = (
+        centres(0, extent, num=num, image_extent=extent, grid_extent=extent)
+        for num, extent in zip(size, ids.shape, strict=True)
+    )
+    return nearest(ids, rows, columns)
 
 
 def _holding(positions: Positions, size: int) -> npt.NDArray[np.intp]:

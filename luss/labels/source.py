@@ -10,6 +10,7 @@ from luss.data.manifest import Manifest
 from luss.data.views import Rectangle
 from luss.errors import LussError
 from luss.labels.sampling import centres, nearest
+from luss.labels.sampling import resize_nearest
 
 
 class LabelSource(Protocol):
@@ -84,17 +85,3 @@ class MaskLabels(LabelSource):
     def grid(self, index: int, size: tuple[int, int]) -> npt.NDArray[np.uint16]:
         """The whole mask at (height, width) grid positions, by nearest neighbour at their centres; errors as `mask`."""
         return resize_nearest(self.mask(index), size)
-
-
-def resize_nearest(ids: npt.NDArray[np.uint16], size: tuple[int, int]) -> npt.NDArray[np.uint16]:
-    """An id map at another size: each pixel takes the id below its centre (torch's `nearest-exact`).
-
-    Args:
-        ids: (h, w).
-        size: Height and width of the result.
-    """
-    rows, columns = (
-        centres(0, extent, num=num, image_extent=extent, grid_extent=extent)
-        for num, extent in zip(size, ids.shape, strict=True)
-    )
-    return nearest(ids, rows, columns)

@@ -41,7 +41,6 @@ class LabelStore:
         layer: What was edited; `layer.number` 0 is nothing.
         threshold: tau in [0, 1], the edited one if there is one.
         threshold_source: "given", "auto" or "validation".
-        used_labels: Whether ground truth had a part in the threshold.
         names: Cluster id to name, for the clusters that have one.
 
     Example:
@@ -73,7 +72,6 @@ class LabelStore:
             self.fingerprint = str(file.attrs["fingerprint"])
             self.threshold = float(file.attrs["threshold"])
             self.threshold_source = str(file.attrs["threshold_source"])
-            self.used_labels = bool(file.attrs["used_labels"])
             self._shard_stop: npt.NDArray[np.int64] = file["shard_stop"][:]
             self._offset: npt.NDArray[np.int64] = file["offset"][:]
             # Reading a virtual dataset gives zeros, not an error, where a shard is absent.
@@ -86,7 +84,7 @@ class LabelStore:
         self.layer = self.layers.read(self.layers.current_number() if layer == "current" else layer or 0)
         self._ids = self.layer.table(self.num_clusters)
         if self.layer.threshold is not None:
-            self.threshold, self.threshold_source, self.used_labels = self.layer.threshold, "given", False
+            self.threshold, self.threshold_source = self.layer.threshold, "given"
         self.names = cluster_names(self.layer, self.clusters)
 
     @classmethod
@@ -116,6 +114,11 @@ class LabelStore:
     def __repr__(self) -> str:
         shown = f"{len(self)} images, {len(self.clusters)} clusters, threshold {self.threshold:.3f}"
         return f"<LabelStore {shown}, layer {self.layer.number}>"
+
+    @property
+    def used_labels(self) -> bool:
+        """Whether ground truth had a part in the threshold."""
+        return self.threshold_source == "validation"
 
     @property
     def clusters(self) -> list[int]:

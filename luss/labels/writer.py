@@ -139,14 +139,13 @@ class LabelWriter:
                 )
         return path
 
-    def finish(self, threshold: float, threshold_source: ThresholdSource, used_labels: bool) -> Path:
+    def finish(self, threshold: float, threshold_source: ThresholdSource) -> Path:
         """Writes `labels.h5` over the complete shards. It may be called again to record another threshold.
 
         Args:
             threshold: tau in [0, 1]: positions with less attention are background when a map is read.
             threshold_source: "given" (a number in the configuration), "auto" (found without labels) or "validation"
-                (searched).
-            used_labels: Whether ground truth had a part in the threshold; every report says so.
+                (searched with ground truth: every report says so).
 
         Returns:
             The path of `labels.h5`.
@@ -161,9 +160,8 @@ class LabelWriter:
         path = self.folder / INDEX_NAME
         with replacing(path) as temporary, h5py.File(temporary, "w") as file:
             file.attrs.update(self._attributes())
-            file.attrs.update(
-                threshold=float(threshold), threshold_source=threshold_source, used_labels=bool(used_labels)
-            )
+            searched = threshold_source == "validation"
+            file.attrs.update(threshold=float(threshold), threshold_source=threshold_source, used_labels=searched)
             _write_index(file, self.folder, len(self.shard_ranges))
         for leftover in self.folder.glob(f".*.h5.*{TEMPORARY_SUFFIX}"):  # of writers that were killed
             leftover.unlink(missing_ok=True)

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
+from luss import __version__
 from luss.errors import LussError
 from luss.files import TEMPORARY_SUFFIX, read_json, write_json, write_text
 from luss.report.categories import category_rows, confusion_json, count_confusion
@@ -125,7 +125,7 @@ def _data(
             "data": source.settings.data.root,
             "images": _part(problems, "images", lambda: num_images(source)),
             "made": time.strftime("%Y-%m-%d %H:%M"),
-            "luss": _version(),
+            "luss": __version__,
         },
         "settings": settings_rows(source),
         "stages": stage_rows(source),
@@ -198,15 +198,8 @@ def _key(source: ReportSource, images_per_cluster: int) -> str:
     """Identity of everything that decides the pictures."""
     stages = ("manifest", "cluster", "pseudo_labels")
     made_from = [source.stages[name].identity for name in stages if name in source.stages]
-    content = json.dumps([FORMAT, _version(), SIDE, JPEG_QUALITY, images_per_cluster, made_from])
+    content = json.dumps([FORMAT, __version__, SIDE, JPEG_QUALITY, images_per_cluster, made_from])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _version() -> str:
-    try:
-        return version("luss")
-    except PackageNotFoundError:
-        return ""
 
 
 def _key_of(folder: Path) -> str:

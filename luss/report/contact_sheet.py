@@ -8,6 +8,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from luss.labels.palette import overlay
+from luss.labels.sampling import resize_nearest
 
 Loader = Callable[[int], tuple[Image.Image, npt.NDArray[np.integer]]]
 
@@ -87,11 +88,7 @@ def _samples(
     for index in np.sort(generator.choice(members, min(num, len(members)), replace=False)):
         image, label_map = load(int(index))
         small = _shrunk(image, tile)
-        rows, columns = (
-            (2 * np.arange(after) + 1) * before // (2 * after)
-            for before, after in zip(label_map.shape, (small.height, small.width), strict=True)
-        )
-        yield overlay(small, label_map[rows][:, columns], alpha, outline=True)
+        yield overlay(small, resize_nearest(label_map, (small.height, small.width)), alpha, outline=True)
 
 
 def _shrunk(image: Image.Image, tile: int) -> Image.Image:

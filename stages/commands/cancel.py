@@ -1,6 +1,7 @@
 """`luss cancel`: ends the jobs of a run."""
 
 import argparse
+from pathlib import Path
 
 from rich.console import Console
 
@@ -16,8 +17,8 @@ def main(options: argparse.Namespace) -> None:
     from stages.pipeline import STAGES
     from stages.running.results import settings_of_run
 
-    settings_of_run(options.run)
-    ended = cancel_run(options.run, list(STAGES))
+    run = settings_of_run(options.run)
+    ended = cancel_run(Path(run.output), list(STAGES))
     said = (
         f"cancelled {', '.join(ended)}: luss submit continues what they were at"
         if ended

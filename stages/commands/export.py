@@ -71,6 +71,7 @@ class _Labels:
 
     def __init__(self, run: "RunSettings", folder: Path, name: str, format: "LabelFormat", split: str) -> None:
         from luss.labels.layers import current_layer
+        from stages.running.folder import done_record
 
         if format.only_split and split not in ("", format.only_split):
             raise LussError(
@@ -79,7 +80,7 @@ class _Labels:
         self.run, self.folder, self.name, self.format, self.split = run, folder, name, format, split or TRAIN
         self.stage = "pseudo_labels" if self.split == TRAIN else "predict"
         self.layer = current_layer(folder / "pseudo_labels" / "labels")
-        self.made = _record(folder, self.stage)
+        self.made = done_record(folder, self.stage)
         self.images = self._images()
 
     def export(self, out: Path, console: Console) -> str:
@@ -144,11 +145,11 @@ class _Labels:
         from luss.export.card import CardFacts
         from luss.export.labelled import StoredLabels
         from stages.pipeline import STAGES
-        from stages.running.folder import DONE
+        from stages.running.folder import DONE, done_record
         from stages.running.state import States
 
         before = list(STAGES)[: list(STAGES).index(self.stage) + 1]
-        records = {name: _record(self.folder, name) for name in before if (self.folder / name / DONE).is_file()}
+        records = {name: done_record(self.folder, name) for name in before if (self.folder / name / DONE).is_file()}
         made = {
             "run": self.run.name,
             "luss": version("luss"),
@@ -177,16 +178,6 @@ class _Labels:
             used_labels=store.used_labels,
             edits=_edits(self.layer),
         )
-
-
-def _record(folder: Path, stage: str) -> dict[str, Any]:
-    """`DONE.json` of a stage."""
-    from luss.files import read_json
-    from stages.running.folder import DONE
-
-    if not (folder / stage / DONE).is_file():
-        raise LussError(f"{stage} is not done in {folder}: run it first (luss run CONFIG.yaml --until {stage})")
-    return dict(read_json(folder / stage / DONE))
 
 
 def _edits(layer: "Layer") -> tuple[str, ...]:
@@ -243,12 +234,12 @@ def _submitted(folder: Path, split: str) -> "Submitted":
 def _matching(folder: Path, stage: str) -> "Matching | None":
     """The matching found for these very masks; None where there was nothing to find."""
     from luss.files import read_json
-    from stages.running.folder import DONE
+    from stages.running.folder import done_record, read_done
 
     if (evaluating := _PREDICTING[stage]) is None:
         return None
-    done = folder / evaluating / DONE
-    if not done.is_file() or read_json(done)["inputs"].get(stage) != _record(folder, stage)["id"]:
+    done = read_done(folder / evaluating)
+    if not done or done["inputs"].get(stage) != done_record(folder, stage)["id"]:
         raise LussError(f"{folder} has not evaluated its present masks: run luss run with its configuration first")
     found: Mapping[str, int] | None = read_json(folder / evaluating / "metrics.json").get("matching")
     return None if found is None else {int(cluster): int(category) for cluster, category in found.items()}

@@ -51,14 +51,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> None:
     """Writes a layer, or shows what there is."""
     from luss.labels.store import LabelStore
-    from stages.running.folder import DONE
+    from stages.running.folder import done_record
     from stages.running.lock import run_lock
 
     folder = options.run / "pseudo_labels"
-    if not (folder / DONE).is_file():
-        raise LussError(
-            f"pseudo_labels is not done in {options.run}: run it first (luss run CONFIG.yaml --until pseudo_labels)"
-        )
+    done_record(options.run, folder.name)
     edits = requested_edits(options)
     moves = options.undo or options.use is not None
     if (edits and (moves or options.show)) or (moves and options.show):

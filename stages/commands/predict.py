@@ -171,11 +171,10 @@ def _list_images(
     reporter: "ConsoleReporter",
 ) -> "SegmentedImages":
     """The images, listed anew by every call: some may have come since."""
-    from luss.data.manifest import Manifest, ManifestStopped, build_manifest
+    from luss.data.manifest import Manifest, build_manifest
     from luss.data.skipped import SkippedFiles
     from luss.export.predicted import SegmentedImages, earlier_first, relist
     from luss.predict import predict_images
-    from luss.progress import Interrupted
     from luss.settings import DataSettings
 
     place, max_pixels = folder.path / "manifest", DataSettings(root="").max_pixels
@@ -185,19 +184,16 @@ def _list_images(
         listed = names(unreadable.add)
         if earlier and (place / "images.json").is_file():
             listed = earlier_first(Manifest.open(place, "images"), listed)
-        try:
-            build_manifest(
-                root,
-                place,
-                "images",
-                skipped=unreadable,
-                max_pixels=max_pixels,
-                workers=_MANIFEST_THREADS,
-                names=listed,
-                should_stop=lambda: bool(stop),
-            )
-        except ManifestStopped as stopped:
-            raise Interrupted(stop.reason) from stopped
+        build_manifest(
+            root,
+            place,
+            "images",
+            skipped=unreadable,
+            max_pixels=max_pixels,
+            workers=_MANIFEST_THREADS,
+            names=listed,
+            stop=stop,
+        )
         manifest = Manifest.open(place, "images")
         segment = functools.partial(
             predict_images,

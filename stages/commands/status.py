@@ -1,6 +1,7 @@
 """`luss status`: the state of every stage of a run, on disk and in the queue."""
 
 import argparse
+from pathlib import Path
 
 from rich.console import Console
 
@@ -19,14 +20,15 @@ def main(options: argparse.Namespace) -> None:
     from stages.running.state import States
 
     console, run = Console(), settings_of_run(options.run)
+    folder = Path(run.output)
     # Looked at once, for the table and for what to do next.
     states, own = States(run), stages_of(run)
     queue, advice = {}, ""
     try:
-        view = view_queue(options.run, list(own))
+        view = view_queue(folder, list(own))
         queue = {stage: summary(list(view.of(stage).values())) for stage in view.records}
         if view.records:
-            advice = next_step(options.run, {name: states.of(stage) for name, stage in own.items()}, view)
+            advice = next_step(folder, {name: states.of(stage) for name, stage in own.items()}, view)
     except LussError as error:
         advice = f"the queue cannot be asked: {error}"
     console.print(status_table(states, set(), queue=queue))

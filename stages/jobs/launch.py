@@ -174,7 +174,7 @@ class _Launcher:
         if not dry:
             write_text(self.config, text)
             if order.code == "snapshot":
-                snapshot(folder / "code")
+                snapshot(self.source_folder)
 
     def launch(self, step: Step) -> list[Job]:
         """Submits a step."""
@@ -208,7 +208,7 @@ class _Launcher:
                     raise error
             while not job.done():
                 time.sleep(0.1)
-        if not step.is_made():
+        if not step.is_made(self.order.run):
             log = self.row(step, []).log
             raise LussError(f"{step.stage.name} did not come to its end: read {log}, then run the same command again")
 

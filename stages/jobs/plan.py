@@ -18,7 +18,7 @@ from stages.running.folder import StageFolder
 from stages.running.lock import run_lock, stage_lock, submission_lock
 from stages.running.preflight import check_processes
 from stages.running.runner import run_stages, select
-from stages.running.state import StageState, States
+from stages.running.state import States
 
 Cluster = Literal["slurm", "local", "debug"]
 
@@ -54,7 +54,6 @@ class Step:
         stage: Whose.
         kind: What the job makes; None = there is nothing to do.
         resources: What to ask for.
-        run: Settings.
         reason: Why there is nothing to do: done, or the jobs that are at it.
         tasks: Of "shards": the pieces of every task.
         after: Jobs that must have succeeded before.
@@ -63,18 +62,17 @@ class Step:
     stage: AnyStage
     kind: Kind | None
     resources: Resources
-    run: RunSettings
     reason: str = ""
     tasks: list[list[int]] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
 
-    def is_made(self) -> bool:
+    def is_made(self, run: RunSettings) -> bool:
         """Whether its result is on disk."""
-        states = States(self.run)
+        states = States(run)
         if self.kind == "shards":
             missing = set(states.missing_shards(self.stage))
             return not any(missing & set(shards) for shards in self.tasks)
-        return states.of(self.stage).kind == "done"
+        return states.kind(self.stage) == "done"
 
 
 class Submission:
@@ -98,7 +96,7 @@ class Submission:
         self.fresh: set[str] = set()
         self.queue = QueueView({}, {})
         self._look()
-        trained = [stage.name for stage in self.stages if self.state(stage).kind != "done"]
+        trained = [stage.name for stage in self.stages if self.kind(stage) != "done"]
         check_processes(run, {name: self.resources[name].num_tasks for name in trained})
 
     def _look(self) -> None:
@@ -134,15 +132,15 @@ class Submission:
                     f"job {', '.join(lost)} belongs to {self.folder}, but its submission was broken off: "
                     f"`luss cancel {self.folder}`, then submit again"
                 )
-            if self.state(MANIFEST).kind != "done" or self.force == MANIFEST.name:
+            if self.kind(MANIFEST) != "done" or self.force == MANIFEST.name:
                 # In this process: how many tasks an array has follows from it.
                 run_stages(self.run, [MANIFEST], force=self.force)
                 self.fresh |= {MANIFEST.name} if self.force == MANIFEST.name else set()
             yield
 
-    def state(self, stage: AnyStage) -> StageState:
-        """The state of a stage on disk."""
-        return States(self.run).of(stage)
+    def kind(self, stage: AnyStage) -> str:
+        """The state of a stage as it is now on disk: missing, partial, done or stale."""
+        return States(self.run).kind(stage)
 
     def steps(self, *, dry: bool = False) -> Iterator[Step]:
         """What to submit, one after the other: `note` must be told of each before the next is asked for.
@@ -152,11 +150,11 @@ class Submission:
         """
         for stage in self.stages:
             if stage is MANIFEST:
-                yield self._none(stage, "done" if self.state(stage).kind == "done" else "is listed at submission")
+                yield self._none(stage, "done" if self.kind(stage) == "done" else "is listed at submission")
                 continue
-            state, alive = self.state(stage), self.queue.alive(stage.name)
+            kind, alive = self.kind(stage), self.queue.alive(stage.name)
             again = stage.name == self.force or not self.fresh.isdisjoint(need.name for need in stage.needs)
-            if state.kind == "done" and not again:
+            if kind == "done" and not again:
                 yield self._none(stage, "done")
                 continue
             if alive and again and not dry:
@@ -164,7 +162,7 @@ class Submission:
                 self._cancel(alive)
             alive = [] if again else alive
             if not dry:
-                self._set_aside(stage, state, again)
+                self._set_aside(stage, kind, again)
             after = [job for need in stage.needs for job in self.makers.get(need.name, [])]
             if stage.sharded and self.split:
                 yield from self._pieces(stage, again, alive, after, dry=dry)
@@ -172,14 +170,14 @@ class Submission:
                 self.makers[stage.name] = alive
                 yield self._none(stage, f"queued: {', '.join(alive)}")
             else:
-                yield Step(stage, "stage", self.resources[stage.name], self.run, after=after)
+                yield Step(stage, "stage", self.resources[stage.name], after=after)
 
     def _cancel(self, tasks: list[str]) -> None:
         cancel_tasks(tasks)
         self.queue.states.update({task: TaskState("cancelled") for task in tasks})
 
     def _none(self, stage: AnyStage, reason: str) -> Step:
-        return Step(stage, None, self.resources[stage.name], self.run, reason)
+        return Step(stage, None, self.resources[stage.name], reason)
 
     def _pieces(self, stage: AnyStage, again: bool, alive: list[str], after: list[str], *, dry: bool) -> Iterator[Step]:
         """The pieces that nobody is at, and the join after all."""
@@ -198,23 +196,23 @@ class Submission:
             self._cancel(joining)
         self.makers[stage.name] = list(at_work)
         if tasks:
-            yield Step(stage, "shards", self.resources[stage.name], self.run, tasks=tasks, after=after)
-        yield Step(stage, "join", self.resources[stage.name], self.run, after=self.makers[stage.name] or after)
+            yield Step(stage, "shards", self.resources[stage.name], tasks=tasks, after=after)
+        yield Step(stage, "join", self.resources[stage.name], after=self.makers[stage.name] or after)
 
     def _missing(self, stage: AnyStage, again: bool, *, dry: bool) -> list[int]:
-        if dry and self.state(MANIFEST).kind != "done":
+        if dry and self.kind(MANIFEST) != "done":
             return [0]
         states = States(self.run)
         return list(range(states.num_shards(stage))) if again else states.missing_shards(stage)
 
-    def _set_aside(self, stage: AnyStage, state: StageState, again: bool) -> None:
+    def _set_aside(self, stage: AnyStage, kind: str, again: bool) -> None:
         """Moves old results aside now, where the job could not: a job that starts many times must not begin anew each time.
 
         Raises:
             LussError: Somebody works on them.
         """
-        forced = stage.name == self.force and state.kind != "missing"
-        old = stage.sharded and state.kind != "missing" and (again or state.kind == "stale")
+        forced = stage.name == self.force and kind != "missing"
+        old = stage.sharded and kind != "missing" and (again or kind == "stale")
         if forced or old:
             lock = stage_lock(self.folder, stage.name) if stage.sharded else run_lock(self.folder)
             with lock:

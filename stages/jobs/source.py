@@ -31,12 +31,11 @@ def source_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def snapshot(folder: Path) -> Path:
-    """Copies the packages into `folder/<hash>/`, once, and returns that: the folder to put first on PYTHONPATH."""
-    target = folder / source_hash()
+def snapshot(target: Path) -> None:
+    """Copies the packages into `target`, once: the folder to put first on PYTHONPATH, whose name is their `source_hash`."""
     if target.is_dir():
-        return target
-    temporary = folder / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:4]}.partial"
+        return
+    temporary = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:4]}.partial"
     for name, path in _files(package_folders()):
         copy = temporary / name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +47,6 @@ def snapshot(folder: Path) -> Path:
         shutil.rmtree(temporary)
         if not target.is_dir():
             raise
-    return target
 
 
 def check_source(expected: str) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from luss.data.imagenet_s import Layout, category_ids, find_layout
-from luss.data.manifest import Manifest, ManifestStopped, build_manifest
+from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
 from luss.files import read_json
-from luss.progress import Interrupted
 from luss.settings import DataSettings
 from stages.base import StageContext, StagePlace
 
@@ -62,23 +61,22 @@ def list_images(
     data = place.run.data
     if not (folder / f"{split}.json").is_file():
         message(f"listing the images of {image_folder}")
-        try:
-            summary = build_manifest(
-                image_folder,
-                folder,
-                split,
-                max_pixels=data.max_pixels,
-                workers=data.workers,
-                verify=data.verify,
-                should_stop=lambda: bool(place.stop),
-                skipped=skipped,
-            )
-        except ManifestStopped as stopped:
-            raise Interrupted(place.stop.reason) from stopped
-        if summary.num_skipped > data.max_skipped_share * num_files(folder, split):
+        summary = build_manifest(
+            image_folder,
+            folder,
+            split,
+            max_pixels=data.max_pixels,
+            workers=data.workers,
+            verify=data.verify,
+            stop=place.stop,
+            skipped=skipped,
+        )
+        total = summary.num_images + summary.num_skipped
+        if summary.num_skipped > data.max_skipped_share * total:
             # What was listed is forgotten: the files will be mended, or the limit raised.
             (folder / f"{split}.json").unlink()
-            skipped.check(summary.num_images + summary.num_skipped, data.max_skipped_share)
+            # The list holds files of other splits too.
+            skipped.check(total, data.max_skipped_share, count=summary.num_skipped)
     return Manifest.open(folder, split)
 
 

@@ -30,7 +30,7 @@ from stages.base import AnyStage, StageContext
 from stages.parts.images import categories_of, data_layout, listed_split, num_classes
 from stages.parts.metrics import evaluate_splits
 from stages.pipeline import ATTENTION, CLUSTERS, EVALUATE, FEATURES, MANIFEST, PRETRAIN
-from stages.running.folder import read_done
+from stages.running.folder import done_record
 from stages.running.state import States
 
 FOLDER = "baselines"
@@ -135,7 +135,8 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
     The vectors are those of stage extract_features. A run that clusters layout descriptors has as centroids the mean vectors of
     its clusters, and an image's cluster is then an estimate.
     """
-    path = context.folder / f"clusters-{split}-{_identity(context.run_folder, CLUSTERS)}.npy"
+    identity = done_record(context.run_folder, CLUSTERS.name)["id"]
+    path = context.folder / f"clusters-{split}-{identity}.npy"
     if path.is_file():
         return np.asarray(np.load(path, allow_pickle=False), np.int32)
     settings, network = FEATURES.block(context.run), ATTENTION.network(context)
@@ -169,7 +170,7 @@ def _needs(names: Sequence[str]) -> tuple[AnyStage, ...]:
 
 def _inputs(run: RunSettings, name: str) -> dict[str, Any]:
     """What a simple baseline is made from: when it differs, the numbers are those of something else."""
-    needs = {need.name: _identity(Path(run.output), need) for need in _needs([name])}
+    needs = {need.name: done_record(Path(run.output), need.name)["id"] for need in _needs([name])}
     return {"version": _VERSION, "splits": evaluated_splits(run), "matching": run.evaluate.matching, **needs}
 
 
@@ -183,13 +184,6 @@ def _is_current(run: RunSettings, name: str, entry: dict[str, Any] | None) -> bo
         return States(other).of(EVALUATE).kind == "done"
     except LussError:  # the data has moved, or a stage was undone
         return False
-
-
-def _identity(run_folder: Path, stage: AnyStage) -> str:
-    done = read_done(run_folder / stage.name)
-    if not done:
-        raise LussError(f"{stage.name} is not done in {run_folder}")
-    return str(done["id"])
 
 
 def _entries(folder: Path) -> dict[str, dict[str, Any]]:

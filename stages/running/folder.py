@@ -46,6 +46,18 @@ def read_done(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / DONE)) if (folder / DONE).is_file() else {}
 
 
+def done_record(run_folder: Path, stage: str) -> dict[str, Any]:
+    """The record of a stage that is done.
+
+    Raises:
+        LussError: It is not.
+    """
+    record = read_done(run_folder / stage)
+    if not record:
+        raise LussError(f"{stage} is not done in {run_folder}: run it first (luss run CONFIG.yaml --until {stage})")
+    return record
+
+
 def read_progress(folder: Path) -> dict[str, Any]:
     """How far a stage has come; empty where nothing tells."""
     try:
@@ -58,7 +70,13 @@ def work_of_shards(folder: Path) -> tuple[float, int]:
     """Seconds that makers of single shards have spent in a stage, and the most memory in MB that one has taken."""
     seconds, memory = 0.0, 0
     for path in sorted((folder / SHARDS).glob("*.json")):
-        note = read_json(path)
+        try:
+            note = read_json(path)
+        except LussError as error:
+            # Makers that live take their notes away: of progress at a shard's end, of a shard that they make again.
+            if isinstance(error.__cause__, FileNotFoundError):
+                continue
+            raise
         seconds += float(note.get("seconds", 0.0))
         memory = max(memory, int(note.get("peak_memory_mb", 0)))
     return seconds, memory

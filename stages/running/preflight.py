@@ -115,7 +115,7 @@ def _check_engines(run: RunSettings) -> None:
 def _check_network(run: RunSettings, console: Console) -> None:
     """Builds the network at every output stride that a stage will ask for: some can be built at their own alone."""
     own, states = stages_of(run), States(run)
-    if all(states.of(stage).kind == "done" for stage in own.values()):
+    if all(states.kind(stage) == "done" for stage in own.values()):
         return
     wanted = {run.pretrain.backbone.output_stride: "pretrain.backbone.output_stride"}
     for stage in own.values():

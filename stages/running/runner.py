@@ -12,6 +12,7 @@ from luss import processes
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
 from luss.errors import LussError
+from luss.files import full_disk_named
 from luss.progress import Interrupted, StopFlag
 from luss.settings import RunSettings
 from stages.base import AnyStage, StageContext
@@ -21,7 +22,7 @@ from stages.running.folder import PROGRESS, StageFolder
 from stages.running.lock import Waiting, run_lock, stage_lock
 from stages.running.preflight import check_sizes
 from stages.running.process import begin_piece, peak_memory_mb
-from stages.running.signals import stop_on_signals, telling_full_disk
+from stages.running.signals import stop_on_signals
 from stages.running.state import StageState, States
 
 
@@ -75,8 +76,9 @@ def run_stages(
     console = console or Console()
     device = processes.start(resolve_device(run.device), timeout_minutes=run.peer_timeout_min)
     folder = Path(run.output)
+    telling = full_disk_named(folder, "run the same command again, it continues")
     try:
-        with telling_full_disk(), stop_on_signals() as stop, processes.naming_lost_peers():
+        with telling, stop_on_signals() as stop, processes.naming_lost_peers():
             first = processes.rank() == 0
             with run_lock(folder, waiting=waiting, stop=stop) if first else contextlib.nullcontext():
                 for stage in stages:

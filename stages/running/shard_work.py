@@ -1,6 +1,7 @@
 """Making single shards of a stage, beside other processes that make others."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from rich.console import Console
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
 from luss.errors import LussError
-from luss.files import read_json
+from luss.files import full_disk_named, read_json
 from luss.progress import Interrupted, StopFlag
 from luss.settings import RunSettings
 from stages.base import AnyStage, StageContext
@@ -18,7 +19,7 @@ from stages.running.console import ConsoleReporter, duration
 from stages.running.folder import StageFolder
 from stages.running.lock import shard_lock
 from stages.running.process import begin_piece, peak_memory_mb
-from stages.running.signals import stop_on_signals, telling_full_disk
+from stages.running.signals import stop_on_signals
 from stages.running.state import States
 from stages.sharded import Maker, ShardedStage, make_shard
 
@@ -41,7 +42,8 @@ def run_shards(run: RunSettings, stage: AnyStage, shards: Sequence[int], console
     for shard in shards:
         if not 0 <= shard < total:
             raise LussError(f"{stage.name} has no shard {shard}: its shards are 0 to {total - 1}")
-    with telling_full_disk(), stop_on_signals() as stop:
+    telling = full_disk_named(Path(run.output), "run the same command again, it continues")
+    with telling, stop_on_signals() as stop:
         work = _ShardWork(run, stage, device, stop, console or Console())
         for shard in shards:
             with shard_lock(work.place.run_folder, stage.name, shard, stop=stop):

@@ -34,19 +34,6 @@ def guarded(work: Callable[[], None]) -> int:
 
 
 @contextlib.contextmanager
-def telling_full_disk() -> Iterator[None]:
-    """Turns the system's error about a full disk into a message."""
-    try:
-        yield
-    except OSError as error:
-        if is_disk_full(error):
-            raise LussError(
-                f"the disk is full ({error}): free some space and run the same command again, it continues"
-            ) from error
-        raise
-
-
-@contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
     """A flag that SIGTERM, SIGUSR2 (a scheduler's warning) and Ctrl-C set; a second Ctrl-C stops at once.
 

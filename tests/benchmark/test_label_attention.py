@@ -28,7 +28,7 @@ def write_labels(folder, names, *, value=None):
     writer = LabelWriter(folder, [(0, 2), (2, len(names))], num_clusters=3, fingerprint="x")
     writer.write_shard(0, records[:2])
     writer.write_shard(1, records[2:])
-    return writer.finish(0.5, "given", False), [record.attention for record in records]
+    return writer.finish(0.5, "given"), [record.attention for record in records]
 
 
 @pytest.fixture

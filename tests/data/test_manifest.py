@@ -20,9 +20,10 @@ from nasty_folder import add_image, nasty_folder
 
 from luss.data import manifest as manifest_module
 from luss.data.images import UnreadableImage
-from luss.data.manifest import Manifest, ManifestStopped, ManifestSummary, build_manifest, find_images
+from luss.data.manifest import Manifest, ManifestSummary, build_manifest, find_images
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
+from luss.progress import Interrupted, StopFlag
 
 
 def build(root: Path, out: Path, split: str = "train", **options: Any) -> Manifest:
@@ -162,9 +163,15 @@ def test_progress_counts_all_files_looked_at(photos: Path, tmp_path: Path, monke
 
 def test_a_stopped_build_leaves_no_manifest(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest_module, "_CHUNK", 8)
-    answers = iter([False, True])
-    with pytest.raises(ManifestStopped):
-        build(photos, tmp_path / "out", should_stop=lambda: next(answers))
+    stop, seen = StopFlag(), []
+
+    def on_progress(num_files: int) -> None:
+        seen.append(num_files)
+        stop.set("SIGTERM received")
+
+    with pytest.raises(Interrupted, match="SIGTERM received"):
+        build(photos, tmp_path / "out", stop=stop, on_progress=on_progress)
+    assert seen == [8]
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -28,5 +28,5 @@ def small_labels(folder: Path, *, num_clusters: int = NUM_CLUSTERS) -> StoredLab
         Image.fromarray(generator.integers(0, 256, (*size, 3)).astype(np.uint8)).save(path)
     writer.write_shard(0, records[:4])
     writer.write_shard(1, records[4:])
-    store = LabelStore.open(writer.finish(0.4, "auto", False))
+    store = LabelStore.open(writer.finish(0.4, "auto"))
     return StoredLabels(store, folder / "images")

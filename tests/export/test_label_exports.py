@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from luss.export.card import CardFacts, card, clusters_csv, write_card
 from luss.export.coco import CocoWriter
 from luss.export.formats import LabelFormat
 from luss.export.job import ExportFolder, FileWriter, Tally, export_images
-from luss.export.labelled import StoredLabels
+from luss.export.labelled import LabelledImages, StoredLabels
 from luss.export.palette import write_palette_mask
 from luss.export.standalone_dataset import PseudoLabelDataset
 from luss.export.torch_folder import write_torch_folder
-from luss.export.yolo import label_text, polygons, write_data_yaml
+from luss.export.yolo import label_text, polygons, write_data_yaml, yolo_export
 from luss.files import TEMPORARY_SUFFIX
 from luss.labels.layers import Edits
 from luss.labels.palette import palette
@@ -263,6 +264,75 @@ def test_a_yolo_folder_has_a_label_for_every_linked_image_and_names(images: Stor
         assert path.read_bytes() == path.resolve().read_bytes()
     targets = {path.name: path.resolve().name for path in linked if path.parent.name == "dog"}
     assert targets == {"a.jpg.jpg": "a.jpg", "a.png.png": "a.png", "b.c.png": "b.c.png"}
+
+
+class Photographs(LabelledImages):
+    """Files of a folder, which nobody labels."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("train", 1, {})
+        self.files = sorted(folder.iterdir())
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return self.files[index].name
+
+    def names(self) -> Iterator[str]:
+        return (path.name for path in self.files)
+
+    def image(self, index: int) -> Path:
+        return self.files[index]
+
+
+@pytest.mark.parametrize("length", [70, 240])
+def test_two_threads_that_link_long_names_of_one_ending_leave_the_photographs_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for letter in "ab":
+        (tmp_path / "photos" / f"{letter * 5}{'x' * length}.jpg").write_text(letter)
+    together, usual = threading.Barrier(2), Path.symlink_to
+
+    def at_once(path: Path, target: Path) -> None:
+        together.wait(60)
+        try:
+            usual(path, target)
+        finally:
+            # Nobody renames a link before the other's is there.
+            together.wait(60)
+
+    monkeypatch.setattr(Path, "symlink_to", at_once)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    images = Photographs(tmp_path / "photos")
+    writer = yolo_export(tmp_path / "out", images)
+    for index in range(2):
+        writer.write(index, np.zeros((2, 2), np.uint16))
+    writer.close()
+    assert [path.read_text() for path in images.files] == ["a", "b"]
+    writer.position()
+    linked = sorted((tmp_path / "out" / "images" / "train").iterdir())
+    assert [path.resolve() for path in linked] == images.files
+
+
+@pytest.mark.parametrize("error", [FileExistsError, PermissionError])
+def test_only_a_disk_without_links_gets_copies(
+    images: StoredLabels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    def refuse(path: Path, target: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    writer = yolo_export(tmp_path / "out", images)
+    writer.write(4, images.label_map(4))
+    if error is FileExistsError:
+        with pytest.raises(FileExistsError):
+            writer.position()
+    else:
+        writer.position()
+        assert (tmp_path / "out" / "images" / "train" / "e.png").read_bytes() == images.image(4).read_bytes()
+    writer.close()
 
 
 def test_a_dropped_cluster_keeps_its_place_among_the_classes_of_yolo(images: StoredLabels, tmp_path: Path) -> None:

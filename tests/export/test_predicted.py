@@ -17,6 +17,7 @@ from luss.data.skipped import SkippedFiles
 from luss.export import PREDICTED
 from luss.export.job import ExportFolder, Tally, export_images
 from luss.export.predicted import SegmentedImages, earlier_first, make_writer, relist, summary
+from luss.labels.palette import overlay
 from luss.predict import Predicted
 
 NAMES = {0: "background", 1: "dog", 2: "cluster 2", 3: "cluster 3"}
@@ -104,6 +105,26 @@ def test_a_pass_that_was_stopped_anywhere_ends_with_the_same_bytes_and_repeats_n
     assert photos.asked == order[6:]
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
     assert (parts.num_images, parts.pixels.tolist()) == (whole.num_images, whole.pixels.tolist())
+
+
+def test_the_overlay_of_a_large_photograph_shows_the_ids_below_the_centres_of_its_pixels(
+    photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def labels(name: str) -> Any:
+        ids = np.ones((30, 30), np.uint16)
+        ids[1::3, 1::3] = 2
+        return ids
+
+    monkeypatch.setattr("luss.export.predicted.OVERLAY_PIXELS", 100)
+    monkeypatch.setattr(photos, "labels", labels)
+    shutil.rmtree(photos.root)
+    photos.root.mkdir()
+    Image.new("RGB", (30, 30), (90, 90, 90)).save(photos.root / "a.png")
+    photos.predict(tmp_path / "out")
+    with Image.open(tmp_path / "out" / "overlays" / "a.jpg") as picture:
+        assert picture.size == (10, 10)
+        expected = overlay(Image.new("RGB", (10, 10), (90, 90, 90)), np.full((10, 10), 2), outline=True)
+        assert np.abs(np.asarray(picture).astype(int) - np.asarray(expected)).max() < 12
 
 
 @pytest.mark.parametrize("format", PREDICTED)

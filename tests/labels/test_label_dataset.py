@@ -34,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
         Image.new("RGB", (width, height), (index, 0, 0)).save(path)
     writer.write_shard(0, records[:3])
     writer.write_shard(1, records[3:])
-    writer.finish(0.5, "given", False)
+    writer.finish(0.5, "given")
     return tmp_path
 
 

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
     labels = tmp_path / "run" / "pseudo_labels" / "labels"
     writer = LabelWriter(labels, [(0, 1)], num_clusters=6, fingerprint="f")
     writer.write_shard(0, [LabelRecord("a.jpg", (2, 3), LABELS, ATTENTION)])
-    writer.finish(0.2, "auto", False)
+    writer.finish(0.2, "auto")
     return tmp_path / "run"
 
 
@@ -185,7 +185,7 @@ def test_layers_of_other_label_maps_are_refused(folder: Path) -> None:
     labels = folder / "pseudo_labels" / "labels"
     writer = LabelWriter(labels, [(0, 1)], num_clusters=6, fingerprint="other")
     writer.write_shard(0, [LabelRecord("a.jpg", (2, 3), LABELS, ATTENTION)])
-    writer.finish(0.2, "auto", False)
+    writer.finish(0.2, "auto")
     with pytest.raises(LussError, match=r"001\.json was made for other label maps"):
         LabelStore.open(folder)
     assert len(LabelStore.open(folder, layer=None)) == 1

@@ -16,7 +16,7 @@ from luss.labels.writer import LabelRecord, LabelWriter
 def store_of(folder: Path, *records: LabelRecord, threshold: float = 0.4) -> LabelStore:
     writer = LabelWriter(folder, [(0, len(records))], num_clusters=1000, fingerprint="f")
     writer.write_shard(0, records)
-    return LabelStore.open(writer.finish(threshold, "given", False))
+    return LabelStore.open(writer.finish(threshold, "given"))
 
 
 def random_record(height: int, width: int, image_size: tuple[int, int]) -> LabelRecord:

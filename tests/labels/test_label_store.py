@@ -43,7 +43,7 @@ def make_store(folder: Path) -> LabelStore:
     writer = make_writer(folder)
     for shard, (start, stop) in enumerate(RANGES):
         writer.write_shard(shard, make_records(start, stop))
-    return LabelStore.open(writer.finish(0.4, "auto", False))
+    return LabelStore.open(writer.finish(0.4, "auto"))
 
 
 def test_maps_names_and_sizes_come_back_as_written(tmp_path: Path) -> None:
@@ -62,9 +62,13 @@ def test_maps_names_and_sizes_come_back_as_written(tmp_path: Path) -> None:
 
 def test_the_attributes_say_how_the_threshold_was_found(tmp_path: Path) -> None:
     make_store(tmp_path)
-    make_writer(tmp_path).finish(0.37, "validation", True)
+    make_writer(tmp_path).finish(0.37, "validation")
     store = LabelStore.open(tmp_path)
     assert (store.threshold, store.threshold_source, store.used_labels) == (0.37, "validation", True)
+    # Earlier versions wrote down what follows from the source.
+    with h5py.File(store.path, "r+") as file:
+        file.attrs["used_labels"] = True
+    assert LabelStore.open(store.path).used_labels is True
     assert (store.num_clusters, store.fingerprint) == (NUM_CLUSTERS, "f1")
 
 
@@ -73,7 +77,7 @@ def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     record = make_records(0, 1)[0]._replace(name=name)
     writer = LabelWriter(tmp_path, [(0, 1)], num_clusters=NUM_CLUSTERS, fingerprint="f")
     writer.write_shard(0, [record])
-    store = LabelStore.open(writer.finish(0.5, "given", False))
+    store = LabelStore.open(writer.finish(0.5, "given"))
     assert store.name(0) == name
     assert store.index_of(name) == 0
 
@@ -88,7 +92,7 @@ def test_a_shard_may_hold_fewer_maps_than_images(tmp_path: Path) -> None:
     records = make_records(0, 8)
     for shard, kept in enumerate([records[:2], [], records[6:]]):
         writer.write_shard(shard, kept)
-    store = LabelStore.open(writer.finish(0.4, "auto", False))
+    store = LabelStore.open(writer.finish(0.4, "auto"))
     assert [store.name(index) for index in range(len(store))] == [records[i].name for i in (0, 1, 6, 7)]
     np.testing.assert_array_equal(store.raw(2)[0], records[6].labels)
 
@@ -98,7 +102,7 @@ def test_a_store_without_any_map_is_refused(tmp_path: Path) -> None:
     for shard in range(3):
         writer.write_shard(shard, [])
     with pytest.raises(LussError, match="every image was skipped"):
-        writer.finish(0.4, "auto", False)
+        writer.finish(0.4, "auto")
     assert not (tmp_path / "labels.h5").exists()
 
 
@@ -120,7 +124,7 @@ def test_a_killed_writer_leaves_no_shard(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
     assert writer.missing_shards() == [0]
     writer.write_shard(0, [LabelRecord("a", (9, 9), np.ones((3, 3), np.uint16), np.ones((3, 3), np.uint8))])
-    writer.finish(0.5, "given", False)
+    writer.finish(0.5, "given")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels.h5", "shard-00000.h5"]
 
 
@@ -128,7 +132,7 @@ def test_a_resumed_writer_finds_only_the_missing_shards(tmp_path: Path) -> None:
     make_writer(tmp_path).write_shard(1, make_records(3, 6))
     assert make_writer(tmp_path).missing_shards() == [0, 2]
     with pytest.raises(LussError, match=r"2 label shards .* are missing \(0, 2\)"):
-        make_writer(tmp_path).finish(0.4, "auto", False)
+        make_writer(tmp_path).finish(0.4, "auto")
 
 
 def truncate(path: Path) -> None:
@@ -289,7 +293,7 @@ def test_more_maps_than_images_are_refused(tmp_path: Path) -> None:
 def test_a_threshold_outside_zero_to_one_is_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path)
     with pytest.raises(LussError, match="threshold is 40"):
-        make_writer(tmp_path).finish(40, "given", False)
+        make_writer(tmp_path).finish(40, "given")
     with pytest.raises(LussError, match="threshold is -1"):
         store.label_map(0, threshold=-1)
 
@@ -304,7 +308,7 @@ def test_dominant_clusters_count_only_what_the_threshold_keeps(tmp_path: Path) -
     attention = np.array([[10, 10, 10, 200, 200, 255]], np.uint8)
     writer = LabelWriter(tmp_path, [(0, 1)], num_clusters=3, fingerprint="f")
     writer.write_shard(0, [LabelRecord("a", (8, 48), labels, attention)])
-    store = LabelStore.open(writer.finish(0.5, "given", False))
+    store = LabelStore.open(writer.finish(0.5, "given"))
     assert [store.dominant_clusters(tau).tolist() for tau in (0.0, None, 1.0)] == [[1], [2], [3]]
 
 
@@ -346,7 +350,7 @@ def test_memory_of_the_writer_does_not_grow_with_the_number_of_maps(tmp_path: Pa
 def test_memory_of_the_reader_is_a_few_bytes_an_image(tmp_path: Path) -> None:
     num = 4096
     peak_of_writing(tmp_path, num)
-    LabelWriter(tmp_path, [(0, num)], num_clusters=1, fingerprint="f").finish(0.5, "given", False)
+    LabelWriter(tmp_path, [(0, num)], num_clusters=1, fingerprint="f").finish(0.5, "given")
     tracemalloc.start()
     try:
         store = LabelStore.open(tmp_path)
@@ -364,7 +368,7 @@ def test_equal_labels_are_equal_files_whenever_they_are_written(tmp_path: Path) 
         writer = LabelWriter(folder, [(0, 1)], num_clusters=3, fingerprint="f")
         ids = np.ones((4, 4), np.uint16)
         writer.write_shard(0, [LabelRecord("a.png", (8, 8), ids, ids.astype(np.uint8))])
-        files.append([writer.finish(0.5, "given", False).read_bytes(), (folder / "shard-00000.h5").read_bytes()])
+        files.append([writer.finish(0.5, "given").read_bytes(), (folder / "shard-00000.h5").read_bytes()])
         # HDF5 writes down whole seconds.
         time.sleep(1.1)
     assert files[0] == files[1]

@@ -32,7 +32,7 @@ def test_the_histogram_counts_every_position_of_every_map(tmp_path: Path) -> Non
     records = [LabelRecord(str(i), (8, 8), np.ones(a.shape, np.uint16), a) for i, a in enumerate(maps)]
     writer.write_shard(0, records[:2])
     writer.write_shard(1, records[2:])
-    store = LabelStore.open(writer.finish(0.5, "given", False))
+    store = LabelStore.open(writer.finish(0.5, "given"))
     expected = np.bincount(np.concatenate([a.reshape(-1) for a in maps]), minlength=256)
     np.testing.assert_array_equal(histogram(store), expected)
     blocks = list(store.attention_blocks(num_elements=100))

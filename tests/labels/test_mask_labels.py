@@ -11,7 +11,8 @@ from luss.data.imagenet_s import find_layout, write_mask
 from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
-from luss.labels.source import MaskLabels, resize_nearest
+from luss.labels.sampling import resize_nearest
+from luss.labels.source import MaskLabels
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_the_loss_is_finite_and_some_steps_on_one_batch_lower_it(name: str, mani
         losses.append(float(output.loss.detach()))
         assert all(not scalar.requires_grad for scalar in output.scalars.values())
     assert all(map(math.isfinite, losses))
-    assert losses[-1] < losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 @every_method

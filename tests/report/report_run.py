@@ -120,7 +120,7 @@ def _write_labels(run: Path, assignments: Any, num_clusters: int) -> None:
         LabelRecord(name, (SIZE[1], SIZE[0]), np.full(GRID, assignments[index] + 1, np.uint16), attention(index))
         for index, name in enumerate(names)
     ))  # fmt: skip
-    writer.finish(THRESHOLD, "auto", False)
+    writer.finish(THRESHOLD, "auto")
     facts = {"threshold": THRESHOLD, "source": "auto", "used_labels": False, "method": "otsu", "separation": 0.8}
     write_json(run / "pseudo_labels" / "threshold.json", facts)
 

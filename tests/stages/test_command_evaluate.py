@@ -152,7 +152,7 @@ def test_pseudo_labels_of_a_run_serve_as_attention(luss: Launcher, small: Path) 
     labels = small / "run" / "pseudo_labels" / "labels"
     writer = LabelWriter(labels, [(0, 2)], num_clusters=2, fingerprint="x")
     writer.write_shard(0, [LabelRecord(name, (20, 30), grid, attention) for name in ("cat/a.JPEG", "dog/b.JPEG")])
-    writer.finish(0.0, "given", False)
+    writer.finish(0.0, "given")
     evaluate(luss, small, "--attention", str(labels.parent), "--thresholds", "0.5", "--json", str(small / "cut.json"))
     cut = json.loads((small / "cut.json").read_text(encoding="utf-8"))
     assert cut["threshold"] == 0.5

@@ -15,10 +15,11 @@ from running import ORDER, Fault, Launcher, results
 
 from luss.config import load_config
 from luss.errors import LussError
+from luss.files import read_json
 from luss.settings import RunSettings
 from stages.pipeline import STAGES
 from stages.pixel_attention import PixelAttentionStage
-from stages.running.folder import StageFolder
+from stages.running.folder import StageFolder, work_of_shards
 from stages.running.lock import shard_lock
 from stages.running.runner import run_stages
 from stages.running.shard_work import run_shards
@@ -282,6 +283,26 @@ def test_a_shard_with_too_many_unreadable_images_fails_by_name_alone_and_can_be_
     assert whole.code == 0, whole.output
     assert skipped(run, stage) == ["20.jpg", "50.jpg"]
     assert record(run, stage)["figures"]["skipped"] == 2
+
+
+def test_a_note_that_its_maker_takes_away_meanwhile_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = tmp_path / "shards"
+    notes.mkdir()
+    for name, seconds in (("00000.json", 2.0), ("00001.progress.json", 3.0), ("00002.json", 4.0)):
+        (notes / name).write_text(json.dumps({"seconds": seconds, "peak_memory_mb": 100 * seconds}), encoding="utf-8")
+
+    def read_late(path: Path) -> Any:
+        # The maker of shard 1 ends, after its note was listed.
+        (notes / "00001.progress.json").unlink(missing_ok=True)
+        return read_json(path)
+
+    monkeypatch.setattr("stages.running.folder.read_json", read_late)
+    assert work_of_shards(tmp_path) == (6.0, 400)
+    (notes / "00000.json").write_text("{", encoding="utf-8")
+    with pytest.raises(LussError, match="is not valid JSON"):
+        work_of_shards(tmp_path)
 
 
 def test_the_number_of_shards_needs_the_manifest(config: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from luss.config import load_config
+from luss.config import load_config, to_yaml
 from luss.errors import LussError
 from luss.progress import Interrupted
+from stages.commands import cancel, status
 from stages.jobs import launch, source
 from stages.jobs.launch import Row, StageJob, preview, submit
 from stages.jobs.plan import Order
@@ -288,6 +290,22 @@ def test_without_slurm_submitting_to_it_is_an_error(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(LussError, match="SLURM is not here"):
         submit(order(), lambda row: None)
+
+
+def test_the_jobs_of_a_run_are_found_by_its_configuration_too(
+    slurm: NotedSlurm, order: Callable[..., Order], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked, given = order(until="pretrain"), tmp_path / "given.yaml"
+    given.write_text(to_yaml(asked.run), encoding="utf-8")
+    job = numbers(submitted(asked))["pretrain"][0]
+    slurm.say({job: "RUNNING"})
+    status.main(Namespace(run=given))
+    said = capsys.readouterr().out
+    assert "running" in said
+    assert f"`luss logs {asked.run.output} pretrain --follow`" in said
+    cancel.main(Namespace(run=given))
+    assert f"cancelled {job}" in capsys.readouterr().out
+    assert slurm.cancelled().split() == [job]
 
 
 def test_a_preview_shows_every_file_and_changes_nothing(

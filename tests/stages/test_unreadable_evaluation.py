@@ -9,6 +9,13 @@ from typing import Any
 import pytest
 from running import Launcher
 
+from luss.config import load_config
+from luss.data.skipped import SkippedFiles
+from luss.errors import LussError
+from stages.parts.images import list_images
+from stages.pipeline import MANIFEST
+from stages.running.state import States
+
 
 def cut(root: Path, split: str, places: Sequence[int], *, keep: float) -> list[str]:
     """Cuts pictures of a split off; returns their names."""
@@ -111,3 +118,20 @@ def test_an_image_without_a_mask_is_left_out(
     assert outcome.code == 0, outcome.output
     assert "1 images of validation have no mask and are left out" in " ".join(outcome.output.split())
     assert metrics(run)["num_images"] == 18
+
+
+def test_a_split_with_too_many_unreadable_images_is_refused_with_its_own_numbers(
+    config: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    root, lists = tmp_path / "photos", tmp_path / "lists"
+    for split, places in (("train", (0, 1)), ("validation", (2, 3, 4))):
+        shutil.copytree(shapes_folder / split, root / split)
+        cut(root, split, places, keep=0.01)
+    run = load_config(config, [f"data.root={root}", f"output={tmp_path / 'run'}", "data.max_skipped_share=0.1"])
+    place, skipped = States(run).place(MANIFEST), SkippedFiles(tmp_path / "skipped.csv")
+    # 2 of 60 are within the limit; 3 of 20 are not.
+    assert len(list_images(place, root / "train", lists, "train", skipped, print)) == 58
+    with pytest.raises(LussError, match=r"^3 of 20 image files \(15\.0%\) could not be used"):
+        list_images(place, root / "validation", lists, "validation", skipped, print)
+    assert skipped.count == 5
+    assert [path.stem for path in lists.glob("*.json")] == ["train"]

@@ -24,8 +24,8 @@ WORDS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["test_vit"])
-def test_every_stage_runs_on_a_vision_transformer(luss: Launcher, config: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["test_vit", "swin_tiny_patch4_window7_224"])
+def test_every_stage_runs_on_transformers(luss: Launcher, config: Path, tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
     outcome = luss("run", str(config), f"output={run}", f"pretrain.backbone={name}", *WORDS)
     assert outcome.code == 0, outcome.output
