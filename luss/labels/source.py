@@ -9,8 +9,7 @@ from luss.data.imagenet_s import IGNORE, Layout, mask_path, read_mask
 from luss.data.manifest import Manifest
 from luss.data.views import Rectangle
 from luss.errors import LussError
-from luss.labels.sampling import centres, nearest
-from luss.labels.sampling import resize_nearest
+from luss.labels.sampling import centres, nearest, resize_nearest
 
 
 class LabelSource(Protocol):

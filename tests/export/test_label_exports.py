@@ -28,7 +28,7 @@ from luss.export.card import CardFacts, card, clusters_csv, write_card
 from luss.export.coco import CocoWriter
 from luss.export.formats import LabelFormat
 from luss.export.job import ExportFolder, FileWriter, Tally, export_images
-from luss.export.labelled import LabelledImages, StoredLabels
+from luss.export.labelled import LabelledImages, MissingImage, StoredLabels
 from luss.export.palette import write_palette_mask
 from luss.export.standalone_dataset import PseudoLabelDataset
 from luss.export.torch_folder import write_torch_folder
@@ -284,6 +284,9 @@ class Photographs(LabelledImages):
 
     def image(self, index: int) -> Path:
         return self.files[index]
+
+    def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
+        return iter(())
 
 
 @pytest.mark.parametrize("length", [70, 240])
