@@ -4,34 +4,25 @@ A checkpoint of a learner (MoCo, SwAV, DINO, PASS, ...) holds the backbone besid
 `module.`, `encoder_q.` or `teacher.backbone.`. The backbone is found as the prefix below which most of its tensors lie; all else is left out.
 """
 
-import contextlib
-import inspect
-import io
 import re
-import sys
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
 from torch import Tensor
 
 from luss.errors import LussError
 from luss.models.backbone import Backbone
 from luss.models.build import create_timm
+from luss.models.layouts import COUNTER, TORCHVISION, arranged
+from luss.models.weight_files import read_weights
 
-# Dictionaries that hold the tensors, in the order in which they are looked into.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher", "student", "backbone", "encoder")
-# Where a checkpoint holds two whole backbones: the one that its authors evaluate, and the copy that only makes targets.
-_PREFERRED = ("teacher", "ema", "encoder_q", "base_encoder", "online")
-_AVOIDED = ("student", "encoder_k", "momentum", "target")
-# Parts of a vision transformer without which the others mean nothing: positions, patches, class token, registers, scales of the branches.
-_NEEDED_TOKENS = re.compile(r"pos_embed|patch_embed|cls_token|reg_token|gamma|rope")
-# Counts batches of training; old files lack it, and nothing depends on it.
-_COUNTER = "num_batches_tracked"
+# What files hold beside weights, and what is another network's weight no more than these.
+_NO_WEIGHT = re.compile(
+    rf"({COUNTER}|relative_\w+|attn_mask|bias_mask|mask_token|periods|freqs|k_bias|qkv\.bias|total_\w+)$"
+)
+# Parts of a network that no map needs: what stands behind its last stage, or is trained for one task.
+_TAILS = {"head", "head_dist", "heads", "fc", "classifier", "pre_logits", "norm", "fc_norm"}
 _SHOWN = 8
 
 
@@ -42,8 +33,8 @@ class LoadedWeights:
     Attributes:
         source: The setting.
         prefix: What stood before the backbone's names.
-        missing: The backbone's tensors that the file lacks: they stay random.
-        other_shape: Those that it has in another shape: they stay random too.
+        missing: The backbone's tensors that the file lacks: they stay as they were built.
+        other_shape: Those that it has in another shape: they stay too.
         unused: Tensors of the file that are no part of the backbone: heads, a classifier, a momentum copy.
     """
 
@@ -56,13 +47,13 @@ class LoadedWeights:
     def problems(self) -> list[str]:
         """Sentences about what should have been there and was not."""
         found = [("lacks", self.missing), ("has in another shape", self.other_shape)]
-        return [f"{self.source} {verb} {_counted(names)}: kept random" for verb, names in found if names]
+        return [f"{self.source} {verb} {counted(names)}: kept random" for verb, names in found if names]
 
     def notes(self) -> list[str]:
         """Sentences about what was left out on purpose."""
         if not self.unused:
             return []
-        return [f"{self.source}: left out {_counted(self.unused)}, which are no part of the backbone"]
+        return [f"{self.source}: left out {counted(self.unused)}, which are no part of the backbone"]
 
 
 def initialise(backbone: Backbone, weights: str) -> LoadedWeights:
@@ -75,129 +66,105 @@ def initialise(backbone: Backbone, weights: str) -> LoadedWeights:
             torchvision, SwAV, MoCo, DINO, PASS and others save them.
 
     Raises:
-        LussError: The file cannot be read without running code, or fits less than half of the backbone.
+        LussError: The file cannot be read without running code, or is of another network.
     """
     if weights == "random":
         return LoadedWeights(weights)
     if weights == "timm" or weights.startswith("timm:"):
         _from_timm(backbone, weights.removeprefix("timm").removeprefix(":") or backbone.name)
         return LoadedWeights(weights)
-    given = read_weights(Path(weights))
+    return take(backbone, read_weights(Path(weights)), weights)
+
+
+def take(backbone: Backbone, given: Mapping[str, Tensor], source: str) -> LoadedWeights:
+    """Gives a backbone the weights that are found among a file's tensors.
+
+    Args:
+        backbone: Changed in place.
+        given: The file's tensors by name.
+        source: What the file is called, for messages.
+
+    Raises:
+        LussError: They are of another network, so that layers would stay random or be left out; or one is no number.
+    """
     own = backbone.model.state_dict()
-    prefix = _best_prefix(given, own)
-    found = {name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)}
-    if backbone.patch:
-        found = _in_timms_form(backbone, found, weights)
+    prefix, found = arranged(backbone, given, source)
     fitting = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
-    needed = [name for name in own if not name.endswith(_COUNTER)]
+    needed = [name for name in own if not name.endswith(COUNTER)]
     missing = [name for name in needed if name not in found]
     other_shape = [name for name in needed if name in found and name not in fitting]
     unused = [name for name in given if not name.startswith(prefix)]
     unused += [prefix + name for name in found if name not in own]
-    result = LoadedWeights(weights, prefix, missing, other_shape, unused)
+    result = LoadedWeights(source, prefix, missing, other_shape, unused)
     _check_fit(backbone, result, own, fitting)
+    check_numbers(fitting, source)
     backbone.model.load_state_dict(fitting, strict=False)
     return result
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Reads tensors from a .safetensors file or a torch checkpoint, without unpickling code.
+def check_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuses weights that a network cannot compute with.
 
     Raises:
-        LussError: The file is absent, damaged, or holds more than tensors and plain containers.
+        LussError: One is infinite, or no number; names it.
     """
-    if not path.is_file():
-        raise LussError(f"the weights file {path} does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise LussError(f"{path} cannot be read as weights {_reason(path, error)}") from error
-    while isinstance(value, dict) and (inner := next((k for k in _WRAPPERS if isinstance(value.get(k), dict)), "")):
-        value = value[inner]
-    tensors = {str(k): v for k, v in value.items() if isinstance(v, Tensor)} if isinstance(value, dict) else {}
-    if not tensors:
-        raise LussError(f"{path} holds no tensors by name")
-    return tensors
+    wrong = [name for name, tensor in tensors.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        raise LussError(
+            f"{source} holds values that are infinite or no numbers (NaN) in {counted(wrong)}: its training had diverged, or the file is "
+            "damaged; take an earlier checkpoint, or fetch it again"
+        )
+
+
+def counted(names: Sequence[str]) -> str:
+    """How many tensors, and the first names."""
+    return f"{len(names)} tensors ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
 
 
 def _from_timm(backbone: Backbone, name: str) -> None:
     source = create_timm(name, pretrained=True)
+    check_numbers(source.state_dict(), f"timm:{name}")
     backbone.load(source.state_dict())
     settings = getattr(source, "pretrained_cfg", {})
     backbone.set_normalisation(settings.get("mean", backbone.mean), settings.get("std", backbone.std))
 
 
-def _in_timms_form(backbone: Backbone, found: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """Tensors of a vision transformer as timm names them, with position tables and patches of another size resized as timm does.
-
-    Raises:
-        LussError: timm cannot convert them.
-    """
-    convert: Any = getattr(sys.modules[type(backbone.model).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return found
-    options = {"adapt_layer_scale": True} if "adapt_layer_scale" in inspect.signature(convert).parameters else {}
-    try:
-        # It prints a line for every bias that a network lacks.
-        with contextlib.redirect_stdout(io.StringIO()):
-            converted: dict[str, Tensor] = convert(dict(found), backbone.model, **options)
-    except Exception as error:
-        raise LussError(
-            f"{source} does not fit the backbone {backbone.name!r}: timm cannot convert it ({error}). "
-            "Set pretrain.backbone.name to the network that the file is of"
-        ) from error
-    return converted
-
-
-def _best_prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """What stands before the backbone's names in a file: the prefix below which most of its tensors are, in the right shape."""
-    votes: Counter[str] = Counter()
-    for name, tensor in given.items():
-        parts = name.split(".")
-        for place in range(len(parts)):
-            rest = ".".join(parts[place:])
-            if rest in own and tensor.shape == own[rest].shape:
-                votes[name.removesuffix(rest)] += 1
-    return max(votes, key=lambda prefix: (votes[prefix], _preference(prefix), -len(prefix)), default="")
-
-
-def _preference(prefix: str) -> int:
-    parts = prefix.split(".")
-    return any(part in _PREFERRED for part in parts) - any(part.startswith(_AVOIDED) for part in parts)
-
-
 def _check_fit(
     backbone: Backbone, result: LoadedWeights, own: Mapping[str, Tensor], fitting: Mapping[str, Tensor]
 ) -> None:
-    """Refuses a file of another network: by tensors, and by numbers, because networks of one family share their small tensors."""
-    needed = [name for name in own if not name.endswith(_COUNTER)]
-    num_fitting = sum(1 for name in needed if name in fitting)
-    numbers, all_numbers = (sum(own[name].numel() for name in names) for names in (set(fitting) & set(needed), needed))
-    random = [name for name in (*result.missing, *result.other_shape) if _NEEDED_TOKENS.search(name)]
-    if 2 * num_fitting >= len(needed) and 2 * numbers >= all_numbers and not (backbone.patch and random):
+    """Refuses a file of another network: where a layer that a map depends on would stay random, or where the file has more layers."""
+    read = _read_tensors(backbone)
+    random = [name for name in (*result.missing, *result.other_shape) if name in read]
+    more = _more_layers(result, own)
+    if not random and not more:
         return
-    parts = [f"missing are {_counted(result.missing)}"] if result.missing else []
-    parts += [f"of another shape are {_counted(result.other_shape)}"] if result.other_shape else []
+    needed = [name for name in own if not name.endswith(COUNTER)]
+    parts = [f"missing are {counted(result.missing)}"] if result.missing else []
+    parts += [f"of another shape are {counted(result.other_shape)}"] if result.other_shape else []
+    parts += [f"it has more layers: {counted(more)}"] if more and not random else []
     raise LussError(
-        f"{result.source} does not fit the backbone {backbone.name!r}: {num_fitting} of {len(needed)} tensors match; {'; '.join(parts)}. "
-        "Set pretrain.backbone.name to the network that the file is of"
+        f"{result.source} does not fit the backbone {backbone.name!r}: {len(set(needed) & set(fitting))} of {len(needed)} tensors match; "
+        f"{'; '.join(parts)}. Set pretrain.backbone.name to the network that the file is of{_of_torchvision(result.unused)}"
     )
 
 
-def _counted(names: list[str]) -> str:
-    return f"{len(names)} tensors ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
+def _read_tensors(backbone: Backbone) -> set[str]:
+    """The tensors that a map or the class token depends on; the final norm of a transformer, which starts neutral, is not among them."""
+    trained = {name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad}
+    frozen = {name.rpartition(".")[0] for name, _ in backbone.model.named_parameters() if name not in trained}
+    buffers = {name for name, _ in backbone.model.named_buffers() if name.rpartition(".")[0] not in frozen}
+    return {name for name in trained | buffers if name.split(".")[0] not in ("norm", "fc_norm")}
 
 
-def _reason(path: Path, error: Exception) -> str:
-    """Why a file cannot be read; for one with objects, such as the arguments of a training script, how to get the tensors out."""
-    text = str(error) or type(error).__name__
-    if "Weights only load failed" not in text:
-        return f"({text.splitlines()[0]})"
-    found = re.search(r"GLOBAL (\S+)", text)
-    return (
-        f"without running code from it: beside tensors it holds {found[1] if found else 'other objects'}. If you trust its source, take the "
-        f"tensors out once, in Python: import torch; c = torch.load({str(path)!r}, weights_only=False); "
-        "torch.save({key: c[key] for key in ('state_dict', 'model', 'teacher') if key in c}, 'tensors.pth')"
+def _more_layers(result: LoadedWeights, own: Mapping[str, Tensor]) -> list[str]:
+    """Tensors of the file in parts that the backbone has too: a deeper network, or one with layers between them."""
+    parts = {name.split(".")[0] for name in own if "." in name} - _TAILS
+    found = (name.removeprefix(result.prefix) for name in result.unused if name.startswith(result.prefix))
+    return [name for name in found if name.split(".")[0] in parts and not _NO_WEIGHT.search(name)]
+
+
+def _of_torchvision(names: Sequence[str]) -> str:
+    numbered = any(
+        re.match(r"(module\.)?features\.\d+\.|(module\.)?(trunk_output|conv_proj)\.", name) for name in names
     )
+    return f"; of torchvision's files those of {TORCHVISION} are taken" if numbered else ""

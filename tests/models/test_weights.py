@@ -14,7 +14,8 @@ from luss.models import weights
 from luss.models.backbone import Backbone
 from luss.models.build import build_backbone, create_timm
 from luss.models.io import load_backbone, save_backbone, save_tensors
-from luss.models.weights import initialise, read_weights
+from luss.models.weight_files import read_weights
+from luss.models.weights import initialise
 
 Tensors = dict[str, Tensor]
 
@@ -114,19 +115,46 @@ def test_heads_and_copies_are_left_out_and_listed(tmp_path: Path) -> None:
     assert f"left out {len(loaded.unused)} tensors" in note
 
 
-def test_what_a_file_lacks_is_listed_and_left_as_it_was(tmp_path: Path) -> None:
-    source, target = backbone(seed=1).export(), backbone()
-    before = target.export()["conv1.0.weight"].clone()
-    given = {f"module.backbone.{name}": tensor for name, tensor in source.items() if name != "conv1.0.weight"}
-    given["module.backbone.bn1.weight"] = torch.ones(7)
+def test_what_a_file_lacks_and_no_map_needs_is_listed_and_left_as_it_was(tmp_path: Path) -> None:
+    source, target = moved("test_vit").export(), backbone(name="test_vit")
+    given = {f"module.backbone.{name}": tensor for name, tensor in source.items() if name != "norm.weight"}
+    given["module.backbone.norm.bias"] = torch.ones(7)
     torch.save(given, tmp_path / "weights.pth")
     loaded = initialise(target, str(tmp_path / "weights.pth"))
-    assert (loaded.missing, loaded.other_shape) == (["conv1.0.weight"], ["bn1.weight"])
+    assert (loaded.missing, loaded.other_shape) == (["norm.weight"], ["norm.bias"])
     lacks, shape = loaded.problems()
-    assert "lacks 1 tensors (conv1.0.weight): kept random" in lacks
-    assert "in another shape 1 tensors (bn1.weight)" in shape
-    assert torch.equal(target.export()["conv1.0.weight"], before)
-    assert torch.equal(target.export()["layer1.0.conv1.weight"], source["layer1.0.conv1.weight"])
+    assert "lacks 1 tensors (norm.weight): kept random" in lacks
+    assert "in another shape 1 tensors (norm.bias)" in shape
+    assert torch.equal(target.export()["norm.weight"], torch.ones(64))
+    assert torch.equal(target.export()["blocks.0.attn.qkv.weight"], source["blocks.0.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize("lost", ["conv1.0.weight", "bn1.running_mean", "layer3."])
+def test_a_layer_that_would_stay_random_is_refused_by_its_name(tmp_path: Path, lost: str) -> None:
+    source, target = backbone(seed=1).export(), backbone()
+    before = {name: tensor.clone() for name, tensor in target.export().items()}
+    torch.save({name: tensor for name, tensor in source.items() if not name.startswith(lost)}, tmp_path / "w.pth")
+    with pytest.raises(LussError, match=rf"w\.pth does not fit .*missing are .*{lost}.*Set pretrain\.backbone\.name"):
+        initialise(target, str(tmp_path / "w.pth"))
+    assert same(target.export(), before)
+
+
+def test_a_file_with_more_layers_is_refused(tmp_path: Path) -> None:
+    given = backbone(seed=1).export()
+    given |= {name.replace("layer2.0", "layer2.1"): value for name, value in given.items() if "layer2.0" in name}
+    torch.save(given, tmp_path / "deeper.pth")
+    with pytest.raises(LussError, match=r"deeper\.pth does not fit .*it has more layers: .*layer2\.1\.conv1\.weight"):
+        initialise(backbone(), str(tmp_path / "deeper.pth"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_their_name(tmp_path: Path, value: float) -> None:
+    given, target = backbone(seed=1).export(), backbone()
+    given["layer2.0.conv1.weight"][0, 0, 0, 0] = value
+    torch.save({**given, "fc.weight": torch.full((3, 96), value)}, tmp_path / "w.pth")
+    with pytest.raises(LussError, match=r"w\.pth holds .*no numbers \(NaN\) in 1 tensors \(layer2\.0\.conv1\.weight\)"):
+        initialise(target, str(tmp_path / "w.pth"))
+    assert same(target.export(), backbone().export())
 
 
 def test_weights_of_another_network_are_refused_and_change_nothing(tmp_path: Path) -> None:
@@ -214,14 +242,37 @@ def test_a_pickle_bomb_is_refused_and_does_not_go_off(tmp_path: Path, legacy: bo
     assert crater.exists(), "the bomb of this test is a dud"
 
 
-def test_a_checkpoint_with_the_arguments_of_a_script_says_how_to_take_the_tensors_out(tmp_path: Path) -> None:
-    path = tmp_path / "dino.pth"
-    torch.save({"teacher": backbone(seed=1).export(), "args": SimpleNamespace(lr=0.1)}, path)
-    with pytest.raises(LussError, match=r"without running code.*types\.SimpleNamespace.*import torch; c = ") as caught:
-        initialise(backbone(), str(path))
-    # The advice is what a person would paste.
-    advice = str(caught.value).split("in Python: ")[1].replace("'tensors.pth'", repr(str(tmp_path / "tensors.pth")))
-    exec(advice, {})
+class Pickled(torch.nn.Module):
+    """A whole module, as `torch.save(model, path)` writes it."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = network
+
+
+def pickled(form: str) -> Any:
+    network = backbone(seed=1).model
+    forms = {
+        "dictionary of DINO": lambda: {"teacher": network.state_dict(), "args": SimpleNamespace(lr=0.1)},
+        "plain dictionary": lambda: {**network.state_dict(), "args": SimpleNamespace(lr=0.1)},
+        "whole module": lambda: Pickled(network),
+        "module in a dictionary": lambda: {"model": Pickled(network), "epoch": 3, "args": SimpleNamespace(lr=0.1)},
+    }
+    return forms[form]()
+
+
+@pytest.mark.parametrize("form", ["dictionary of DINO", "plain dictionary", "whole module", "module in a dictionary"])
+def test_a_file_that_holds_objects_says_how_to_take_the_tensors_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    torch.save(pickled(form), tmp_path / "it's pickled.pth")
+    with pytest.raises(LussError, match=r"without running code.*\w+\.\w+.*If you trust its source") as caught:
+        initialise(backbone(), str(tmp_path / "it's pickled.pth"))
+    # What a person would paste; a screen would take square brackets for markup.
+    line = str(caught.value).split("in Python: ")[1]
+    assert "[" not in line
+    monkeypatch.chdir(tmp_path)
+    exec(line, {})
     target = backbone()
     assert initialise(target, str(tmp_path / "tensors.pth")).problems() == []
     assert same(target.export(), backbone(seed=1).export())
