@@ -91,9 +91,10 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
         reason = str(error).splitlines()[0]
         raise LussError(f"{source}: {reason} (a variable of the environment is ${{oc.env:NAME}})") from error
     assert isinstance(settings, RunSettings)
-    for block, name in ((settings, "output"), (settings.data, "root"), (settings.data.shapes, "folder")):
+    data, pretrain = settings.data, settings.pretrain
+    paths: list[tuple[Any, str]] = [(settings, "output"), (data, "root"), (data.shapes, "folder")]
+    for block, name in (*paths, (pretrain, "weights"), (pretrain.backbone, "weights")):
         setattr(block, name, os.path.expanduser(getattr(block, name)))
-    settings.pretrain.backbone.weights = os.path.expanduser(settings.pretrain.backbone.weights)
     if not settings.output:
         settings.output = f"outputs/{settings.name}"
     wrong = [*wrong, *problems(settings)]

@@ -1,54 +1,61 @@
 """Stage 1: learns a representation without labels."""
 
+from pathlib import Path
 from typing import Any
 
 from luss import processes
 from luss.data.views import ViewDataset
-from luss.methods import method_class
-from luss.methods.base import Given
+from luss.files import read_json, write_json
 from luss.methods.saved import save_heads
-from luss.models.backbone import Backbone, start_residuals_at_one
-from luss.models.build import build_backbone
+from luss.methods.start import start_method
 from luss.models.io import save_backbone
-from luss.models.weights import initialise
-from luss.settings import BackboneSettings, PretrainSettings
+from luss.models.weight_files import content_mark
+from luss.settings import PretrainSettings
 from stages.base import Stage, StageContext
 from stages.parts.images import pretrain_manifests
 from stages.parts.training import train
 
+_GIVEN = "given.json"
+
 
 class Pretrain(Stage[PretrainSettings]):
-    """Trains `pretrain.method`; products: `backbone.safetensors` (plain timm weights) and `method.safetensors` (its heads)."""
+    """Trains `pretrain.method`; products: `backbone.safetensors` (plain timm weights) and `method.safetensors` (its heads).
+
+    Where it was given weights, `given.json` says which files, and what was taken of them.
+    """
 
     version = 3
     seeded = True
     distributed = True
     work = "trained"
 
+    def extra_identity(self, run_folder: Path) -> tuple[str, str]:
+        """The contents of the files that the first weights came from, where they are others than they were; files that are gone are not."""
+        path = run_folder / self.name / _GIVEN
+        if not path.is_file():
+            return "", ""
+        record = read_json(path)
+        mark = content_mark([Path(file) for file in record["files"]])
+        changed = mark and mark != record["mark"]
+        return (mark, f"the weights {record['source']} are others now") if changed else ("", "")
+
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
         settings, run = self.block(context.run), context.run
-        given = Given(lambda: _first_backbone(context, settings.backbone), settings.images_a_pass)
-        method = method_class(settings.method.name)(settings.method, given)
+        start = start_method(settings)
+        method = start.method
+        for problem in start.problems:
+            context.reporter.warn(problem)
+        for note in start.notes:
+            context.reporter.message(note)
+        if start.record and processes.rank() == 0:
+            write_json(context.folder / _GIVEN, start.record)
         images, patch = pretrain_manifests(context), method.backbone.patch or 16
         dataset = ViewDataset(images, method.views, seed=run.seed, max_pixels=run.data.max_pixels, patch=patch)
         steps = train(context, method, dataset, settings)
         if processes.rank() == 0:
             # Prototypes that never trained would teach the attention nothing.
-            save_heads(context.folder, method, method.prototypes() if steps else None)
+            save_heads(context.folder, method, method.prototypes() if steps or start.clustering else None)
             backbone = method.exported()
             save_backbone(context.folder, backbone, backbone.export(), method=settings.method.name, steps=steps)
         return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters())}
-
-
-def _first_backbone(context: StageContext, settings: BackboneSettings) -> Backbone:
-    """The network with its first weights; says what of them was missing."""
-    backbone = build_backbone(settings.name, output_stride=settings.output_stride)
-    if not settings.zero_init_residual:
-        start_residuals_at_one(backbone)
-    loaded = initialise(backbone, settings.weights)
-    for problem in loaded.problems():
-        context.reporter.warn(problem)
-    for note in loaded.notes():
-        context.reporter.message(note)
-    return backbone

@@ -36,7 +36,9 @@ class OnlineClustering(nn.Module):
         """
         super().__init__()
         self.settings = settings
-        self.projector = image_projector(in_dim, settings.hidden_dim, settings.embedding_dim)
+        self.projector = image_projector(
+            in_dim, settings.hidden_dim, settings.embedding_dim, last_norm=settings.projector_norm
+        )
         self.prototypes = nn.Linear(settings.embedding_dim, settings.num_prototypes, bias=False)
         length = settings.queue_length // batch_size * batch_size
         self.register_buffer("queue", torch.zeros(num_assigning, length, settings.embedding_dim))

@@ -3,15 +3,15 @@
 from torch import Tensor, nn
 
 
-def image_projector(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
-    """M_I: vector (B, in_dim) -> embedding (B, out_dim) before normalisation; the last batch norm has no affine part."""
-    return nn.Sequential(
+def image_projector(in_dim: int, hidden_dim: int, out_dim: int, *, last_norm: bool = True) -> nn.Sequential:
+    """M_I: vector (B, in_dim) -> embedding (B, out_dim) before normalisation; the last batch norm, which SwAV lacks, has no affine part."""
+    layers = [
         nn.Linear(in_dim, hidden_dim),
         nn.BatchNorm1d(hidden_dim),
         nn.ReLU(inplace=True),
         nn.Linear(hidden_dim, out_dim),
-        nn.BatchNorm1d(out_dim, affine=False),
-    )
+    ]
+    return nn.Sequential(*layers, *([nn.BatchNorm1d(out_dim, affine=False)] if last_norm else []))
 
 
 def pixel_projector(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:

@@ -102,14 +102,14 @@ def arranged(backbone: Backbone, given: Mapping[str, Tensor], source: str) -> tu
     return prefix, found
 
 
-def best_prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """What stands before the names of `own` in a file: the prefix below which most of its tensors are, in the right shape."""
+def best_prefix(given: Mapping[str, Tensor], own: Mapping[str, Tensor], *, by_shape: bool = True) -> str:
+    """What stands before the names of `own` in a file: the prefix below which most of its tensors are, `by_shape` those of the right one."""
     votes: Counter[str] = Counter()
     for name, tensor in given.items():
         parts = name.split(".")
         for place in range(len(parts)):
             rest = ".".join(parts[place:])
-            if rest in own and tensor.shape == own[rest].shape:
+            if rest in own and (tensor.shape == own[rest].shape or not by_shape):
                 votes[name.removesuffix(rest)] += 1
     return max(votes, key=lambda prefix: (votes[prefix], _preference(prefix), -len(prefix)), default="")
 
@@ -193,7 +193,8 @@ def _in_order(model: nn.Module, own: Tensors, found: Tensors, epsilon: float) ->
         tensor = found[their].reshape(own[mine].shape)
         if mine.endswith("running_var"):
             # What torchvision adds to a variance, and timm does not, becomes part of it: features are the same.
-            tensor = tensor + (epsilon - float(model.get_submodule(mine.rpartition(".")[0]).eps))
+            norm: Any = model.get_submodule(mine.rpartition(".")[0])
+            tensor = tensor + (epsilon - norm.eps)
         yield mine, tensor
     yield from ((name, found[name]) for name in theirs[len(pairs) :])
 

@@ -77,6 +77,8 @@ class ClusteringSettings:
     num_prototypes: int = above(0, 500)
     embedding_dim: int = above(0, 128)
     hidden_dim: int = above(0, 512)
+    # false: the projector ends without batch norm, as SwAV's own does.
+    projector_norm: bool = True
     temperature: float = above(0, 0.1)
     epsilon: float = above(0, 0.05)
     sinkhorn_iterations: int = above(0, 3)
@@ -126,7 +128,8 @@ class BackboneSettings:
     # true: residual branches of random weights start at nothing (their last norm's weight at 0), as timm has it; false: at 1, as in the papers.
     zero_init_residual: bool = False
     # "random", "timm" (the weights published under the name), "timm:resnet50.a1_in1k" (a name of timm's with its tag), or a .safetensors or
-    # torch file with the keys of timm or torchvision, as torchvision, SwAV, MoCo, DINO and PASS save them: prefixes and heads are dropped.
+    # torch file with the keys of timm or torchvision, as torchvision, SwAV, MoCo, DINO and PASS save them: prefixes and heads are dropped
+    # (`pretrain.weights` takes the heads too).
     weights: str = "random"
 
 
@@ -135,9 +138,17 @@ class PretrainSettings(TrainSettings):
     """Stage 1: representation learning."""
 
     backbone: BackboneSettings = field(default_factory=BackboneSettings)
+    # A whole pretraining to start from, or with epochs=0 to be taken as it is: a run of luss or its pretrain folder, or a checkpoint of PASS
+    # or SwAV; backbone, heads and prototypes. Empty = none; `backbone.weights` gives the backbone alone.
+    weights: str = ""
     # The learner's own block; `luss.config` puts the learner's class here by its name.
     method: MethodSettings = field(default_factory=MethodSettings)
 
     def problems(self) -> list[str]:
-        """Those of every training, and of the learner in this one."""
-        return [*super().problems(), *(f"method.{problem}" for problem in self.method.fits(self))]
+        """Those of every training, and of the learner in this one; the backbone comes from one place."""
+        found = [*super().problems(), *(f"method.{problem}" for problem in self.method.fits(self))]
+        if self.weights and self.backbone.weights != "random":
+            found.append(
+                "weights and backbone.weights are both set: a whole pretraining holds its backbone, leave one out"
+            )
+        return found

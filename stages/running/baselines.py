@@ -94,7 +94,7 @@ def sub_run(run: RunSettings, name: str, weights: str = "random") -> RunSettings
     other = copy.deepcopy(run)
     other.name, other.output = f"{run.name}-{name}", str(Path(run.output) / FOLDER / name)
     other.protocols = ["unsupervised"]
-    other.pretrain.epochs, other.pretrain.backbone.weights = 0, weights
+    other.pretrain.epochs, other.pretrain.weights, other.pretrain.backbone.weights = 0, "", weights
     return other
 
 

@@ -11,6 +11,7 @@ from luss.clustering.faiss_engine import faiss_is_installed
 from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
 from luss.features.layout import descriptor_widths
+from luss.methods.start import gives_files, start_method
 from luss.models.backbone import Backbone
 from luss.models.build import build_backbone
 from luss.processes import share_of_batch
@@ -44,6 +45,7 @@ def preflight(run: RunSettings, console: Console) -> None:
         _check_data(run, data_layout(run.data), console)
     _check_engines(run)
     _check_network(run, console)
+    _check_weights(run)
 
 
 def check_sizes(run: RunSettings) -> None:
@@ -136,6 +138,13 @@ def _check_network(run: RunSettings, console: Console) -> None:
                 f"cluster.layout_dim is {run.cluster.layout_dim}, but the descriptors of extract_features.layout_stages="
                 f"{layout.layout_stages} on a grid of {layout.layout_grid} have {length} numbers: lower it"
             )
+
+
+def _check_weights(run: RunSettings) -> None:
+    """Reads the weights that the run was given once: the images may take hours to list before the pretraining does."""
+    wanted = PRETRAIN.name in stages_of(run) and gives_files(PRETRAIN.block(run))
+    if wanted and States(run).kind(PRETRAIN) != "done":
+        start_method(PRETRAIN.block(run))
 
 
 def _check_image_sizes(run: RunSettings, own: Mapping[str, AnyStage], backbone: Backbone, console: Console) -> None:
