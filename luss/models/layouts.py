@@ -38,14 +38,14 @@ TORCHVISION = (
 """The families of torchvision whose files are taken."""
 
 _RENAMED: dict[str, tuple[tuple[str, str], ...]] = {
-    r"regnet[xy]_\d+": (
+    r"regnet[xy]_\d+(_tv)?": (
         (r"^stem\.0\.", "stem.conv."), (r"^stem\.1\.", "stem.bn."),
         (r"^trunk_output\.block(\d)\.block\d-(\d+)\.", r"s\1.b\2+."),
         (r"\.proj\.0\.", ".downsample.conv."), (r"\.proj\.1\.", ".downsample.bn."),
         (r"\.f\.([abc])\.0\.", r".\1.conv."), (r"\.f\.([abc])\.1\.", r".\1.bn."), (r"\.f\.se\.", ".se."),
         (r"\.a\.", ".conv1."), (r"\.b\.", ".conv2."), (r"\.c\.", ".conv3."),
     ),
-    r"vit_(base|large|huge)_patch\d+_\d+": (
+    r".*vit.*": (
         (r"^class_token$", "cls_token"), (r"^encoder\.pos_embedding$", "pos_embed"), (r"^conv_proj\.", "patch_embed.proj."),
         (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."), (r"^encoder\.ln\.", "norm."), (r"\.ln_([12])\.", r".norm\1."),
         (r"\.self_attention\.in_proj_", ".attn.qkv."), (r"\.self_attention\.out_proj\.", ".attn.proj."),
@@ -81,24 +81,24 @@ def arranged(backbone: Backbone, given: Mapping[str, Tensor], source: str) -> tu
     found = _below(prefix, given)
     if not backbone.patch and _fitting(found, own) == len(own):
         return prefix, found
-    candidates, failed = [] if backbone.patch else [(prefix, found)], None
+    candidates, failed = [] if backbone.patch else [(prefix, found, found)], None
     for before in [prefix, *sorted({"", *(match[0] for name in given if (match := _WRAPPED.match(name)))} - {prefix})]:
         tensors = {_CHUNKED.sub(r"blocks.\1.", name): tensor for name, tensor in _below(before, given).items()}
         for translated in filter(None, (tensors, _of_torchvision(backbone, tensors))):
             try:
-                candidates.append((before, _by_timm(backbone.model, translated)))
+                candidates.append((before, tensors, _by_timm(backbone.model, translated)))
             except Exception as error:
                 # Of names that it does not know it makes anything, or an error of any kind.
                 failed = failed or error
             if not backbone.patch:
-                candidates.append((before, translated))
+                candidates.append((before, tensors, translated))
     if not candidates:
         raise LussError(
             f"{source} does not fit the backbone {backbone.name!r}: timm cannot convert it ({failed}). "
             "Set pretrain.backbone.name to the network that the file is of"
         ) from failed
-    prefix, found = max(candidates, key=lambda candidate: _fitting(candidate[1], own))
-    _check_biases(backbone, _below(prefix, given), source)
+    prefix, theirs, found = max(candidates, key=lambda candidate: _fitting(candidate[2], own))
+    _check_biases(backbone, theirs, source)
     return prefix, found
 
 
@@ -145,10 +145,10 @@ def _by_timm(model: nn.Module, found: Tensors) -> Tensors:
         )
 
 
-def _check_biases(backbone: Backbone, found: Mapping[str, Tensor], source: str) -> None:
+def _check_biases(backbone: Backbone, theirs: Mapping[str, Tensor], source: str) -> None:
     """timm's DINOv3 has networks with biases of queries and values, and without: its conversion drops them for the latter."""
     own = backbone.model.state_dict()
-    for name, bias in found.items():
+    for name, bias in theirs.items():
         lost = name.endswith("attn.qkv.bias") and name not in own and name.replace("qkv.bias", "q_bias") not in own
         # DINOv3's keys have no bias: the middle third is masked.
         if lost and "reg_token" in own and any(part.any() for part in bias.chunk(3)[::2]):

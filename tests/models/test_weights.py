@@ -325,17 +325,6 @@ def test_positions_and_patches_of_another_size_are_resized_as_timm_does(tmp_path
     assert torch.equal(own["blocks.3.mlp.fc1.weight"], given["blocks.3.mlp.fc1.weight"])
 
 
-@pytest.mark.slow
-def test_dinov2_s_own_names_of_registers_are_understood(tmp_path: Path) -> None:
-    given, target = moved("vit_small_patch14_reg4_dinov2").export(), backbone(name="vit_small_patch14_reg4_dinov2")
-    theirs = dict(given)
-    theirs["register_tokens"], theirs["mask_token"] = theirs.pop("reg_token"), torch.zeros(1, 384)
-    theirs["pos_embed"] = torch.cat([torch.zeros(1, 1, 384), given["pos_embed"]], dim=1)
-    torch.save(theirs, tmp_path / "dinov2.pth")
-    assert initialise(target, str(tmp_path / "dinov2.pth")).problems() == []
-    assert same(target.export(), given)
-
-
 @pytest.mark.parametrize("missing", ["pos_embed", "patch_embed.proj.weight", "cls_token"])
 def test_a_vision_transformer_is_refused_where_a_part_that_matters_would_stay_random(
     tmp_path: Path, missing: str
