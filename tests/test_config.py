@@ -405,4 +405,5 @@ def test_a_tilde_is_the_home_folder(minimal: Path, monkeypatch: pytest.MonkeyPat
     found = load_config(minimal, ["output=~/runs/z", "data.root=~/photos", "pretrain.backbone.weights=~/w.pt"])
     assert (found.output, found.data.root) == ("/home/somebody/runs/z", "/home/somebody/photos")
     assert found.pretrain.backbone.weights == "/home/somebody/w.pt"
+    assert load_config(minimal, ["pretrain.weights=~/runs/a"]).pretrain.weights == "/home/somebody/runs/a"
     assert load_config(minimal, ["data.root=a~b"]).data.root == "a~b"

@@ -142,9 +142,15 @@ def _check_network(run: RunSettings, console: Console) -> None:
 
 def _check_weights(run: RunSettings) -> None:
     """Reads the weights that the run was given once: the images may take hours to list before the pretraining does."""
-    wanted = PRETRAIN.name in stages_of(run) and gives_files(PRETRAIN.block(run))
-    if wanted and States(run).kind(PRETRAIN) != "done":
-        start_method(PRETRAIN.block(run))
+    block, folder = PRETRAIN.block(run), Path(run.output).resolve()
+    if PRETRAIN.name not in stages_of(run) or not gives_files(block) or States(run).kind(PRETRAIN) == "done":
+        return
+    key, given = ("weights", block.weights) if block.weights else ("backbone.weights", block.backbone.weights)
+    if Path(given).resolve() == folder or Path(given).resolve().is_relative_to(folder / PRETRAIN.name):
+        raise LussError(
+            f"pretrain.{key} is {given}, the pretraining of this very run, which would be moved aside: give the new run another name or output"
+        )
+    start_method(block)
 
 
 def _check_image_sizes(run: RunSettings, own: Mapping[str, AnyStage], backbone: Backbone, console: Console) -> None:

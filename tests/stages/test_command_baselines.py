@@ -12,10 +12,11 @@ import safetensors.numpy
 from running import Fault, Launcher, Outcome
 
 from luss.benchmark.evaluator import evaluate_maps
+from luss.config import load_config
 from luss.data.imagenet_s import read_mask
 from luss.settings import RunSettings
 from stages.commands import baselines
-from stages.running.baselines import NAMES, baseline_rows
+from stages.running.baselines import NAMES, baseline_rows, sub_run
 from stages.running.results import settings_of_run
 
 SIMPLE = ["background", "centred_box", "whole_image", "oracle_box"]
@@ -45,6 +46,11 @@ def entries(run: Path) -> dict[str, Any]:
 
 def masks(folder: Path) -> list[Any]:
     return [read_mask(path) for path in sorted((folder / "validation-segmentation").rglob("*.png"))]
+
+
+def test_a_run_over_another_backbone_is_given_no_pretraining(config: Path) -> None:
+    other = sub_run(load_config(config, ["pretrain.weights=outputs/a"]), "weights", "w.pth")
+    assert (other.pretrain.weights, other.pretrain.backbone.weights) == ("", "w.pth")
 
 
 def test_all_baselines_but_the_weights_are_measured_and_stand_beside_the_run(measured: tuple[Path, Outcome]) -> None:

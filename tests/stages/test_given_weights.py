@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from running import Launcher, results
 from safetensors.torch import load_file
 
 from luss.config import load_config
+from luss.errors import LussError
 from luss.files import read_json
 from luss.models.build import build_backbone
 from stages.pipeline import ATTENTION, PRETRAIN
+from stages.running.preflight import preflight
 from stages.running.state import States
 
 SHORT = ["pixel_attention.epochs=1", "finetune.epochs=1", "cluster.num_restarts=1", "evaluate.workers=1"]
@@ -137,3 +140,12 @@ def test_random_weights_start_their_residual_branches_where_it_is_asked_for(
     last = [tensor for name, tensor in kept.items() if name.endswith((".bn3.weight", ".bn2.weight"))]
     assert last
     assert any((tensor == 0).all() for tensor in last) == (start == 0.0)
+
+
+@pytest.mark.parametrize(
+    "word", ["weights={run}", "weights={run}/pretrain", "backbone.weights={run}/pretrain/backbone.safetensors"]
+)
+def test_a_run_cannot_be_given_its_own_pretraining(config: Path, finished: Path, word: str) -> None:
+    words = [f"output={finished}", "pretrain.epochs=0", f"pretrain.{word.format(run=finished)}"]
+    with pytest.raises(LussError, match="the pretraining of this very run"):
+        preflight(load_config(config, words), Console())
