@@ -97,7 +97,9 @@ def arranged(backbone: Backbone, given: Mapping[str, Tensor], source: str) -> tu
             f"{source} does not fit the backbone {backbone.name!r}: timm cannot convert it ({failed}). "
             "Set pretrain.backbone.name to the network that the file is of"
         ) from failed
-    prefix, theirs, found = max(candidates, key=lambda candidate: _fitting(candidate[2], own))
+    prefix, theirs, found = max(
+        candidates, key=lambda candidate: (_fitting(candidate[2], own), _preference(candidate[0]))
+    )
     _check_biases(backbone, theirs, source)
     return prefix, found
 
@@ -151,10 +153,11 @@ def _check_biases(backbone: Backbone, theirs: Mapping[str, Tensor], source: str)
     for name, bias in theirs.items():
         lost = name.endswith("attn.qkv.bias") and name not in own and name.replace("qkv.bias", "q_bias") not in own
         # DINOv3's keys have no bias: the middle third is masked.
-        if lost and "reg_token" in own and any(part.any() for part in bias.chunk(3)[::2]):
+        if lost and any(part.any() for part in bias.chunk(3)[::2]):
+            near = f", such as {backbone.name.split('.')[0]}_qkvb" if "dinov3" in backbone.name else ""
             raise LussError(
                 f"{source} has biases of queries and values ({name}), which {backbone.name!r} lacks: set pretrain.backbone.name to the network "
-                f"that has them, such as {backbone.name.split('.')[0]}_qkvb"
+                f"that has them{near}"
             )
 
 

@@ -30,6 +30,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         LussError: The file is absent, damaged, or holds more than tensors and plain containers.
     """
+    if path.is_dir():
+        raise LussError(f"{path} is a folder: give a file of weights; pretrain.weights takes a whole run")
     if not path.is_file():
         raise LussError(f"the weights file {path} does not exist")
     try:

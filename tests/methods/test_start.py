@@ -18,7 +18,8 @@ from luss.methods.start import Start, start_method
 from luss.methods.swav import SwAV, SwAVSettings
 from luss.models.build import build_backbone
 from luss.models.io import save_backbone
-from luss.settings import BackboneSettings, MethodSettings, PretrainSettings
+from luss.settings import BackboneSettings, MethodSettings, PixelAttentionSettings, PretrainSettings
+from luss.tasks.attention import attention_clustering
 
 Tensors = dict[str, Tensor]
 # Channels of the last and the third stage of test_resnet.
@@ -132,14 +133,18 @@ def test_the_given_network_computes_what_the_published_one_does(tmp_path: Path, 
     torch.testing.assert_close(scores, expected)
 
 
-def test_the_clustering_head_that_later_stages_find_is_the_given_one(tmp_path: Path) -> None:
+def test_the_pixel_attention_starts_from_the_given_prototypes_to_the_bit(tmp_path: Path) -> None:
     source = published("PASS")
+    weight = source.get_parameter("module.prototypes.weight").detach()
+    weight.copy_(nn.functional.normalize(weight))
     start = start_method(settings(checkpoint(tmp_path / "w.pth", source), temperature=0.2))
     head = load_heads(kept(tmp_path / "pretrain", start))
     assert head is not None
     assert head.settings.temperature == 0.2
-    assert torch.equal(head.state["prototypes.weight"], source.get_parameter("module.prototypes.weight"))
-    assert torch.equal(head.state["projector.3.weight"], source.get_parameter("module.projection_head.3.weight"))
+    found = attention_clustering(head.settings, PixelAttentionSettings(batch_size=4), DEEP, head.state)
+    assert torch.equal(found.prototypes.weight, weight)
+    expected = source.get_submodule("module.projection_head").state_dict()
+    assert all(torch.equal(found.projector.state_dict()[name], tensor) for name, tensor in expected.items())
 
 
 def test_swavs_projector_has_no_last_norm_which_is_said_with_the_setting(tmp_path: Path) -> None:

@@ -226,21 +226,30 @@ def test_torchvisions_vision_transformer_is_the_same_here(tmp_path: Path) -> Non
         compare(target, tokens[:, 1:].transpose(1, 2).reshape(1, -1, 10, 10), images)
 
 
-def test_convnexts_own_names_are_understood(tmp_path: Path) -> None:
+def of_authors(name: str) -> str:
+    """A name of timm's ConvNeXt as its authors have it."""
+    if "downsample." in name:
+        return name.replace("stages.", "downsample_layers.").replace("downsample.", "")
+    pairs = (
+        ("stem.", "downsample_layers.0."),
+        (".blocks.", "."),
+        ("conv_dw", "dwconv"),
+        ("mlp.fc", "pwconv"),
+        ("head.norm", "norm"),
+    )
+    for mine, their in pairs:
+        name = name.replace(mine, their)
+    return name
+
+
+def test_convnexts_own_names_are_understood_and_of_two_networks_the_teacher_is_taken(tmp_path: Path) -> None:
     source, target = build_backbone("test_convnext").export(), build_backbone("test_convnext")
-    given = {}
-    for name, tensor in source.items():
-        for mine, their in (
-            ("stem.", "downsample_layers.0."),
-            (".blocks.", "."),
-            ("conv_dw", "dwconv"),
-            ("mlp.fc", "pwconv"),
-            ("head.norm", "norm"),
-        ):
-            name = name.replace(mine, their)
-        given[
-            name.replace("stages.", "downsample_layers.").replace("downsample.", "") if "downsample." in name else name
-        ] = tensor
-    torch.save({"model": given}, tmp_path / "w.pth")
-    assert initialise(target, str(tmp_path / "w.pth")).problems() == []
-    assert all(torch.equal(tensor, target.export()[key]) for key, tensor in source.items())
+    given = {of_authors(name): tensor for name, tensor in source.items()}
+    torch.save({"model": given}, tmp_path / "released.pth")
+    students = {f"student.backbone.{name}": tensor * 2 for name, tensor in given.items()}
+    torch.save(
+        {"model": students | {f"teacher.backbone.{name}": t for name, t in given.items()}}, tmp_path / "training.pth"
+    )
+    for path in (tmp_path / "released.pth", tmp_path / "training.pth"):
+        assert initialise(target, str(path)).problems() == []
+        assert all(torch.equal(tensor, target.export()[key]) for key, tensor in source.items())

@@ -297,6 +297,8 @@ def test_a_checkpoint_without_named_tensors_is_an_error(tmp_path: Path, content:
 def test_a_weights_file_that_is_absent_is_named(tmp_path: Path) -> None:
     with pytest.raises(LussError, match=r"nowhere\.pth does not exist"):
         initialise(backbone(), str(tmp_path / "nowhere.pth"))
+    with pytest.raises(LussError, match=r"is a folder: give a file of weights; pretrain\.weights takes a whole run"):
+        initialise(backbone(), str(tmp_path))
 
 
 def moved(name: str) -> Backbone:
