@@ -14,7 +14,7 @@ from luss.models.weights import initialise
 from luss.settings import BackboneSettings, PretrainSettings
 from stages.base import Stage, StageContext
 from stages.parts.images import pretrain_manifests
-from stages.parts.training import train
+from stages.parts.training import plateau, train
 
 
 class Pretrain(Stage[PretrainSettings]):
@@ -38,7 +38,9 @@ class Pretrain(Stage[PretrainSettings]):
             save_heads(context.folder, method, method.prototypes() if steps else None)
             backbone = method.exported()
             save_backbone(context.folder, backbone, backbone.export(), method=settings.method.name, steps=steps)
-        return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters())}
+        head = method.prototypes()
+        stood = plateau(context, head.settings.num_prototypes) if head is not None else {}
+        return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters()), **stood}
 
 
 def _first_backbone(context: StageContext, settings: BackboneSettings) -> Backbone:

@@ -1,6 +1,7 @@
 """Training of the pixel attention over a frozen network (PASS section 5.3.3)."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from luss.data.views import Views
 from luss.methods.clustering import OnlineClustering
+from luss.methods.health import plateau_warning
 from luss.models.backbone import Backbone
 from luss.models.heads import start_convolutions
 from luss.models.pixel_attention import PixelAttention, attention_pool, upsample_to
@@ -90,6 +92,11 @@ class AttentionTask(Task):
         teacher = border_saliency(self.backbone.colours(images), size=size, centre=self.settings.saliency.centre)
         with torch.autocast(images.device.type, enabled=False):
             return F.binary_cross_entropy(attention.clamp(1e-4, 1 - 1e-4), teacher)
+
+    def warning(self, lines: Sequence[Mapping[str, float]]) -> str:
+        """A clustering loss that stays where it began: pretrained prototypes that were never used teach the attention nothing."""
+        keys = {"head": "pixel_attention.head", "views": "pixel_attention.views"} if self.own_head else {}
+        return plateau_warning(lines, self.clustering.settings.num_prototypes, **keys)
 
     def after_backward(self, progress: Progress) -> None:
         """Freezes the prototypes of a new head during its first steps."""

@@ -52,6 +52,7 @@ function number(title, value, below) {
 function thresholdSource({source, method, used_labels: used, separation}) {
   if (used) return "chosen with ground truth";
   if (source !== "auto") return "given";
+  if (method === "none") return "the attention has no contrast: everything is object";
   return `from the attention alone (${method}${separation ? `, separation ${separation.toFixed(2)}` : ""})`;
 }
 
