@@ -158,26 +158,34 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
                 f"pseudo_labels.threshold=validation needs the masks {layout.root / 'validation-segmentation'}: use auto, which needs none"
             )
         manifest = listed_split(context, "validation", message=context.reporter.message)
-        plan = self._plan(context, manifest, "validation-labels", "validation-")
-        make_missing(context, plan, lambda: self._maker(context, plan, None))
-        absorb_lists(context, plan)
-        store = LabelStore.open(plan.writer.finish(0.0, "given"))
+        store = self.labelled(context, manifest, "validation-labels")
         context.reporter.message("searching the threshold with the validation masks: this uses ground truth")
-
-        def items() -> Iterator[tuple[Any, Any, Any]]:
-            for index in range(len(store)):
-                context.stop.check()
-                mask = read_mask(mask_path(layout, "validation", store.name(index)))
-                size = (mask.shape[0], mask.shape[1])
-                attention = torch.from_numpy(store.raw(index)[1].astype(np.float32) / 255)
-                wide = F.interpolate(attention[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-                yield store.label_map(index, size, threshold=0.0), mask, wide.numpy()
-
         largest = num_classes(self.num_clusters(context.run), layout)
-        metrics = evaluate_maps(items(), num_classes=largest, thresholds=DEFAULT_THRESHOLDS)
+        items = self.beside_masks(context, store, "validation")
+        metrics = evaluate_maps(items, num_classes=largest, thresholds=DEFAULT_THRESHOLDS)
         return {
             "threshold": float(metrics.threshold or 0.0), "source": "validation", "used_labels": True, "validation_miou": metrics.miou,
         }  # fmt: skip
+
+    def labelled(self, context: StageContext, manifest: Manifest, name: str) -> LabelStore:
+        """The label maps of images that were not clustered, in the folder `name` of the stage's own; what is there is kept."""
+        plan = self._plan(context, manifest, name, name.removesuffix("labels"))
+        make_missing(context, plan, lambda: self._maker(context, plan, None))
+        absorb_lists(context, plan)
+        return LabelStore.open(plan.writer.finish(0.0, "given"))
+
+    def beside_masks(
+        self, context: StageContext, store: LabelStore, split: str
+    ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float32]]]:
+        """Label map without a threshold, mask, and attention of every image of a store, each (H, W) at the mask's size."""
+        layout = data_layout(context.run.data)
+        for index in range(len(store)):
+            context.stop.check()
+            mask = read_mask(mask_path(layout, split, store.name(index)))
+            size = (mask.shape[0], mask.shape[1])
+            attention = torch.from_numpy(store.raw(index)[1].astype(np.float32) / 255)
+            wide = F.interpolate(attention[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+            yield store.label_map(index, size, threshold=0.0), mask, wide.numpy()
 
     def _maker(self, context: StageContext, plan: LabelPlan, assignments: NDArray[np.integer[Any]] | None) -> Maker:
         """Loads what labelling takes; `assignments`: (N,) cluster of each image, 0-based, None = the one nearest to its pooled vector."""
