@@ -148,6 +148,20 @@ def keep_lines(path: Path, wanted: Callable[[Any], bool]) -> None:
     write_text(path, "".join(kept))
 
 
+def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file of JSON lines, one at a time; none where there is no file. Lines cut short by a kill are passed over."""
+    if not path.is_file():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                values = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(values, dict):
+                yield values
+
+
 def remove_leftovers(targets: Iterable[Path]) -> None:
     """Removes the temporary files that killed processes left on their way to `targets`.
 

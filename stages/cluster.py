@@ -160,10 +160,18 @@ def mean_vectors(
 def write_figures(context: StageContext, result: KMeansResult, agreed: dict[str, float]) -> dict[str, Any]:
     """Writes `cluster.json`; returns the figures for the screen."""
     sizes = result.cluster_sizes
+    empty = (np.flatnonzero(sizes == 0) + 1).tolist()
     figures: dict[str, Any] = {"objective": result.objective, "smallest": int(sizes.min()), "largest": int(sizes.max())}
+    if empty:
+        figures["empty"] = len(empty)
+        context.reporter.warn(
+            f"{len(empty)} of {len(sizes)} clusters hold no image ({shown_ids(empty)}): fewer vectors than that differ from each other. Lower "
+            f"{context.folder.name}.num_clusters"
+        )
     figures |= agreed
     record = {
         **figures,
+        "empty_clusters": empty,
         "objectives": list(result.objectives),
         "cluster_sizes": sizes.tolist(),
         "engine": result.engine,
@@ -173,6 +181,11 @@ def write_figures(context: StageContext, result: KMeansResult, agreed: dict[str,
     }
     write_json(context.folder / "cluster.json", record)
     return figures
+
+
+def shown_ids(ids: list[int]) -> str:
+    """The first ids of clusters, as label maps number them, for a line on the screen."""
+    return f"id {', '.join(map(str, ids[:10]))}{', ...' if len(ids) > 10 else ''}"
 
 
 def agreement(run: RunSettings, manifest: Manifest, assignments: Any) -> dict[str, float]:

@@ -11,7 +11,7 @@ from luss.settings import PixelAttentionSettings, RunSettings, ViewSettings, no_
 from luss.tasks.attention import AttentionTask, attention_clustering
 from stages.base import AnyStage, BlockOf, Stage, StageContext
 from stages.parts.images import train_manifest
-from stages.parts.training import train
+from stages.parts.training import plateau, train
 
 
 def attention_settings(run: RunSettings) -> PixelAttentionSettings:
@@ -31,6 +31,7 @@ def attention_settings(run: RunSettings) -> PixelAttentionSettings:
 class PixelAttentionStage(Stage[PixelAttentionSettings]):
     """Product: `attention.safetensors`; with `batch_norm: drifting` also the drifted backbone."""
 
+    version = 2
     seeded = True
     distributed = True
     work = "trained"
@@ -76,4 +77,4 @@ class PixelAttentionStage(Stage[PixelAttentionSettings]):
             save_tensors(context.folder / "attention.safetensors", task.attention.state_dict())
             if settings.batch_norm == "drifting":
                 save_backbone(context.folder, backbone, backbone.export())
-        return {"steps": steps}
+        return {"steps": steps, **plateau(context, task.clustering.settings.num_prototypes)}

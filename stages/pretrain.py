@@ -13,7 +13,7 @@ from luss.models.weight_files import content_mark
 from luss.settings import PretrainSettings
 from stages.base import Stage, StageContext
 from stages.parts.images import pretrain_manifests
-from stages.parts.training import train
+from stages.parts.training import plateau, train
 
 _GIVEN = "given.json"
 
@@ -24,7 +24,7 @@ class Pretrain(Stage[PretrainSettings]):
     Where it was given weights, `given.json` says which files, and what was taken of them.
     """
 
-    version = 3
+    version = 4
     seeded = True
     distributed = True
     work = "trained"
@@ -58,4 +58,6 @@ class Pretrain(Stage[PretrainSettings]):
             save_heads(context.folder, method, method.prototypes() if steps or start.clustering else None)
             backbone = method.exported()
             save_backbone(context.folder, backbone, backbone.export(), method=settings.method.name, steps=steps)
-        return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters())}
+        head = method.prototypes()
+        stood = plateau(context, head.settings.num_prototypes) if head is not None else {}
+        return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters()), **stood}

@@ -26,10 +26,13 @@ from luss.report.contact_sheet import cluster_sheet
 from luss.settings import PseudoLabelsSettings, RunSettings
 from luss.training.precision import Precision
 from stages.base import AnyStage, BlockOf, StageContext, StagePlace
-from stages.cluster import Cluster
+from stages.cluster import Cluster, shown_ids
 from stages.parts.images import data_layout, listed_split, num_classes, train_manifest
 from stages.pixel_attention import PixelAttentionStage
 from stages.sharded import Batch, Maker, ShardedStage, ShardNotes, ShardPlan, absorb_lists, cut, make_missing
+
+# Labels with less object, or less background, than this share of all positions teach nothing.
+_LEAST_SHARE = 0.001
 
 
 class LabelPlan(ShardPlan):
@@ -109,9 +112,32 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         sheet = cluster_sheet(store.dominant_clusters(), _loader(plan.manifest, store), max_clusters=60)
         with replacing(context.folder / "clusters.png") as temporary:
             sheet.save(temporary, format="png")
-        foreground = counts[int(np.ceil(found["threshold"] * 255)) :].sum() / counts.sum()
         figures = {"maps": len(store), "threshold": found["threshold"], "threshold_source": found["source"]}
-        return {**figures, "foreground_share": float(foreground)}
+        return figures | self.said_of(context, store.cluster_positions(), contrast=found.get("method") != "none")
+
+    def said_of(self, context: StageContext, positions: Counts, *, contrast: bool) -> dict[str, Any]:
+        """Figures of the labels, and a warning where no segmenter could learn from them; `positions`: (C + 1,) of each id."""
+        share = float(1 - positions[0] / positions.sum())
+        unused = (np.flatnonzero(positions[1:] == 0) + 1).tolist()
+        remedies = (
+            f"a number as {self.name}.threshold, {self.name}.saliency above 0 (masks then show what differs from the image's border), or "
+            f"{self.attention.name}.saliency.weight above 0 and more {self.attention.name}.epochs"
+        )
+        if not contrast:
+            context.reporter.warn(
+                "the attention is the same everywhere, up to rounding, so no threshold tells objects from background: every position keeps its "
+                f"cluster. What helps: {remedies}"
+            )
+        elif not _LEAST_SHARE <= share <= 1 - _LEAST_SHARE:
+            context.reporter.warn(
+                f"{'nearly all positions are' if share > 0.5 else 'hardly a position is'} object ({100 * share:.2f} %). What helps: {remedies}"
+            )
+        if unused:
+            context.reporter.warn(
+                f"{len(unused)} of {len(positions) - 1} clusters are in no label map ({shown_ids(unused)}): nothing is learned of them. Lower "
+                f"{self.clusters.name}.num_clusters, or the threshold"
+            )
+        return {"foreground_share": share, "unused_clusters": len(unused)}
 
     def choose_threshold(self, context: StageContext, counts: Counts) -> dict[str, Any]:
         """The threshold, where it came from, and what it was chosen by; `counts`: the histogram of the stored attention."""
@@ -119,7 +145,7 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         if setting == "auto":
             found = auto_threshold(counts)
             facts = {"threshold": found.value, "source": "auto", "used_labels": False}
-            return facts | {"method": "otsu", "separation": found.separation}
+            return facts | {"method": "otsu" if found.contrast else "none", "separation": found.separation}
         if setting == "validation":
             return self.search_threshold(context)
         return {"threshold": float(setting), "source": "given", "used_labels": False}
@@ -132,26 +158,34 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
                 f"pseudo_labels.threshold=validation needs the masks {layout.root / 'validation-segmentation'}: use auto, which needs none"
             )
         manifest = listed_split(context, "validation", message=context.reporter.message)
-        plan = self._plan(context, manifest, "validation-labels", "validation-")
-        make_missing(context, plan, lambda: self._maker(context, plan, None))
-        absorb_lists(context, plan)
-        store = LabelStore.open(plan.writer.finish(0.0, "given"))
+        store = self.labelled(context, manifest, "validation-labels")
         context.reporter.message("searching the threshold with the validation masks: this uses ground truth")
-
-        def items() -> Iterator[tuple[Any, Any, Any]]:
-            for index in range(len(store)):
-                context.stop.check()
-                mask = read_mask(mask_path(layout, "validation", store.name(index)))
-                size = (mask.shape[0], mask.shape[1])
-                attention = torch.from_numpy(store.raw(index)[1].astype(np.float32) / 255)
-                wide = F.interpolate(attention[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-                yield store.label_map(index, size, threshold=0.0), mask, wide.numpy()
-
         largest = num_classes(self.num_clusters(context.run), layout)
-        metrics = evaluate_maps(items(), num_classes=largest, thresholds=DEFAULT_THRESHOLDS)
+        items = self.beside_masks(context, store, "validation")
+        metrics = evaluate_maps(items, num_classes=largest, thresholds=DEFAULT_THRESHOLDS)
         return {
             "threshold": float(metrics.threshold or 0.0), "source": "validation", "used_labels": True, "validation_miou": metrics.miou,
         }  # fmt: skip
+
+    def labelled(self, context: StageContext, manifest: Manifest, name: str) -> LabelStore:
+        """The label maps of images that were not clustered, in the folder `name` of the stage's own; what is there is kept."""
+        plan = self._plan(context, manifest, name, name.removesuffix("labels"))
+        make_missing(context, plan, lambda: self._maker(context, plan, None))
+        absorb_lists(context, plan)
+        return LabelStore.open(plan.writer.finish(0.0, "given"))
+
+    def beside_masks(
+        self, context: StageContext, store: LabelStore, split: str
+    ) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.float32]]]:
+        """Label map without a threshold, mask, and attention of every image of a store, each (H, W) at the mask's size."""
+        layout = data_layout(context.run.data)
+        for index in range(len(store)):
+            context.stop.check()
+            mask = read_mask(mask_path(layout, split, store.name(index)))
+            size = (mask.shape[0], mask.shape[1])
+            attention = torch.from_numpy(store.raw(index)[1].astype(np.float32) / 255)
+            wide = F.interpolate(attention[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+            yield store.label_map(index, size, threshold=0.0), mask, wide.numpy()
 
     def _maker(self, context: StageContext, plan: LabelPlan, assignments: NDArray[np.integer[Any]] | None) -> Maker:
         """Loads what labelling takes; `assignments`: (N,) cluster of each image, 0-based, None = the one nearest to its pooled vector."""

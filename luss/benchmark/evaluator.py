@@ -1,11 +1,6 @@
 """Evaluating folders of files, on as many processes as wanted, or maps in memory."""
 
-import contextlib
-import multiprocessing
-import signal
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 
 from luss.benchmark.counts import Accumulator, Counts
@@ -13,7 +8,6 @@ from luss.benchmark.folders import (
     AttentionFolder,
     AttentionSource,
     EvaluationInputError,
-    Pair,
     find_pairs,
     header_problems,
 )
@@ -21,14 +15,9 @@ from luss.benchmark.image import Attention, ImageCounter, Map
 from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.benchmark.matching import load_matching
 from luss.benchmark.metrics import MatchingChoice, Metrics, evaluate, fixed_matching
-from luss.benchmark.worker import CountTask, count_chunk, start_worker
+from luss.benchmark.pool import in_chunks
+from luss.benchmark.worker import CountTask
 from luss.errors import LussError
-
-_CHUNK = 32
-"""Images a worker counts before it reports: enough to hide the cost of the report."""
-
-IMAGES_A_WORKER = 32
-"""No process is started for fewer images: its start takes as long as counting some twenty of 500 x 375."""
 
 Item = tuple[Map, Map] | tuple[Map, Map, Attention]
 """Prediction, mask and, with thresholds, attention of one image."""
@@ -69,7 +58,7 @@ def evaluate_folders(
         attention: Folder of `<category>/<name>.npy`, or any other source.
         thresholds: Attention thresholds to search, strictly ascending; without them 0.00, 0.01, ..., 0.80 when there is
             attention.
-        workers: At most so many processes, fewer for few images (`IMAGES_A_WORKER`); 1 works in this one. More need the
+        workers: At most so many processes, fewer for few images (see `luss.benchmark.pool`); 1 works in this one. More need the
             usual `if __name__ == "__main__"` in a script.
         allow_foreign_ids: Whether predictions may hold ids above C, see `ImageCounter`.
         progress: Told how far it is.
@@ -135,7 +124,7 @@ def count_folders(
     task = CountTask(counter, attention, check_only=bool(problems))
     total = Accumulator(Counts.empty(num_classes, counter.thresholds))
     num_done = 0
-    for chunk, (counts, found) in _run(task, healthy, workers):
+    for chunk, (counts, found) in in_chunks(task, healthy, workers):
         problems += found
         if not problems:
             total.add(counts)
@@ -175,36 +164,3 @@ def evaluate_maps(
         except LussError as error:
             raise LussError(f"image {position}: {error}") from error
     return evaluate(total.total(), matching)
-
-
-def _run(task: CountTask, pairs: list[Pair], workers: int) -> Iterator[tuple[list[Pair], tuple[Counts, list[str]]]]:
-    workers = min(workers, max(1, len(pairs) // IMAGES_A_WORKER))
-    size = max(1, min(_CHUNK, len(pairs) // (4 * workers)))
-    chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-    if workers == 1:
-        yield from ((chunk, task(chunk)) for chunk in chunks)
-        return
-    # "spawn": forking a process that has threads (torch, BLAS) can hang it.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(task,))
-    try:
-        with _signals_blocked():
-            results = pool.map(count_chunk, chunks)
-        yield from zip(chunks, results, strict=True)
-    except BrokenProcessPool as error:
-        raise LussError(
-            "a worker process of the evaluation died, perhaps for want of memory: evaluate with fewer workers"
-        ) from error
-    finally:
-        # Whoever stops listening, by Ctrl-C or an error, does not wait for the chunks that nobody has begun.
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Ctrl-C and a scheduler's warning reach the whole process group: workers started in here inherit the mask and leave them to this process."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)

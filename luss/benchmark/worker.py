@@ -6,7 +6,9 @@ A module of its own with few imports, so that worker processes start fast.
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from luss.benchmark.counts import Accumulator, Counts
 from luss.benchmark.folders import AttentionSource, Pair
@@ -52,10 +54,10 @@ class CountTask:
         return total.total(), problems
 
 
-_task: list[CountTask] = []
+_task: list[Callable[[list[Any]], Any]] = []
 
 
-def start_worker(task: CountTask) -> None:
+def start_worker(task: Callable[[list[Any]], Any]) -> None:
     """Prepares a worker process: its task comes once, because opening a label file for every chunk would take longer than counting."""
     _task[:] = [task]
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -69,6 +71,6 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def count_chunk(pairs: list[Pair]) -> tuple[Counts, list[str]]:
-    """The worker's task on a chunk of images."""
-    return _task[0](pairs)
+def work_on(items: list[Any]) -> Any:
+    """The worker's task on a chunk of items."""
+    return _task[0](items)

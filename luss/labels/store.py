@@ -246,6 +246,19 @@ class LabelStore:
                     block: Attention = shard.attention[first : first + num_elements]
                 yield block
 
+    def cluster_positions(self, threshold: float | None = None, num_elements: int = 1 << 22) -> npt.NDArray[np.int64]:
+        """(C + 1,) int64: at how many positions of all maps each id is, 0 = background. Streams the store, some positions at a time."""
+        level = self._level(threshold)
+        counts = np.zeros(self.num_clusters + 1, np.int64)
+        for number in range(len(self._shard_stop)):
+            shard = self._open(number)
+            for first in range(0, len(shard.labels), num_elements):
+                part = slice(first, first + num_elements)
+                with _reporting(shard.path):
+                    labels, attention = shard.labels[part], shard.attention[part]
+                counts += np.bincount(self._ids[labels] * (attention >= level), minlength=len(counts))
+        return counts
+
     def dominant_clusters(self, threshold: float | None = None) -> Labels:
         """(N,) uint16: the most frequent cluster of every image, background left out; 0 if nothing else is there."""
         level = self._level(threshold)

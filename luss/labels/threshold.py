@@ -14,6 +14,9 @@ from luss.labels.store import LabelStore
 
 LEVELS = 256
 
+# Values are stored as whole levels: two groups whose means lie nearer than this differ by rounding.
+_LEAST_CONTRAST = 2.0
+
 Counts = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
@@ -27,10 +30,12 @@ class AutoThreshold:
         separation: Otsu's separability at `value`, between-class over total variance, in [0, 1]: 0 for one value only,
             about 0.64 for one bell, above 0.8 for two clear groups. Low values say that attention does not tell objects
             from background.
+        contrast: Distance of the two groups' means, in levels; 0 where the values hold no more than rounding.
     """
 
     value: float
     separation: float
+    contrast: float = 0.0
 
 
 def histogram(store: LabelStore) -> Counts:
@@ -44,8 +49,9 @@ def histogram(store: LabelStore) -> Counts:
 def auto_threshold(counts: npt.ArrayLike) -> AutoThreshold:
     """Chooses the threshold of the greatest between-class variance (Otsu 1979); exact, all splits are tried.
 
-    Of equally good splits (the empty levels between two groups) the middle one is taken. A histogram with one value
-    only has nothing to separate: the threshold is 0, which keeps everything, and the separation is 0.
+    Of equally good splits (the empty levels between two groups) the middle one is taken. A histogram whose best groups
+    differ by less than two levels has nothing to separate but rounding, which Otsu would call perfectly separated: the
+    threshold is 0, which keeps everything, and separation and contrast are 0.
 
     Args:
         counts: (256,) positions of each level, from `histogram`.
@@ -59,10 +65,14 @@ def auto_threshold(counts: npt.ArrayLike) -> AutoThreshold:
     scores = _between_variance(weights)
     if np.isneginf(scores).all():
         return AutoThreshold(value=0.0, separation=0.0)
-    split = _middle_of_best(scores)
-    levels = np.arange(LEVELS)
+    split, levels = _middle_of_best(scores), np.arange(LEVELS)
+    below, above = (
+        np.average(levels[part], weights=weights[part]) for part in (slice(split + 1), slice(split + 1, None))
+    )
+    if above - below < _LEAST_CONTRAST:
+        return AutoThreshold(value=0.0, separation=0.0)
     total = np.average((levels - np.average(levels, weights=weights)) ** 2, weights=weights)
-    return AutoThreshold(value=(split + 0.5) / 255, separation=float(scores[split] / total))
+    return AutoThreshold((split + 0.5) / 255, float(scores[split] / total), contrast=float(above - below))
 
 
 def _middle_of_best(scores: Scores) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from luss.data.views import Views
-from luss.methods.health import collapse_warning
+from luss.methods.health import collapse_warning, plateau_warning
 from luss.models.backbone import Backbone
 from luss.settings import MethodSettings, ViewSettings
 from luss.training.task import Task
@@ -57,8 +57,9 @@ class Method(Task):
         return batch.prepared(device, self.backbone.normalise)
 
     def warning(self, lines: Sequence[Mapping[str, float]]) -> str:
-        """Signs of collapse."""
-        return collapse_warning(lines)
+        """Signs of collapse, and a clustering loss that stays where it began."""
+        head = self.prototypes()
+        return collapse_warning(lines) or (plateau_warning(lines, head.settings.num_prototypes) if head else "")
 
     def exported(self) -> Backbone:
         """The network that has learned: the student, or the teacher where that is published as the better one."""

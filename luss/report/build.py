@@ -6,21 +6,20 @@ part, are kept between tries and taken over from the old report while the result
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from luss import __version__
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, read_json, write_json, write_text
+from luss.files import read_json, write_json, write_text
 from luss.report.categories import category_rows, confusion_json, count_confusion
 from luss.report.curves import Curves, health, read_curves
+from luss.report.folder import MARKER, PAGE, check_place, take_place, work_folder, write_assets
 from luss.report.gallery import Gallery, Progress, attention_histogram, gallery_json, open_gallery, write_pictures
 from luss.report.overview import metric_rows, num_images, settings_rows, skipped_rows, stage_rows, threshold_facts
 from luss.report.pictures import JPEG_QUALITY, SIDE
@@ -28,8 +27,8 @@ from luss.report.plots import write_plots
 from luss.report.source import ReportSource
 
 FORMAT = 1
-MARKER = "report.json"
-PAGE = "index.html"
+SCRIPTS = ("basics.js", "marks.js", "masks.js", "charts.js", "gallery.js", "report.js")
+ASSETS = (PAGE, "report.css", *SCRIPTS)
 CURVE_STAGES = ("pretrain", "pixel_attention", "cluster", "finetune")
 
 T = TypeVar("T")
@@ -86,7 +85,7 @@ def build_report(
         raise LussError(f"the number of clusters to show must be at least 1, not {max_clusters}")
     key = _key(source, images_per_cluster)
     old = _earlier(out, key)
-    work = out.with_name(f".{out.name}{TEMPORARY_SUFFIX}")
+    work = work_folder(out)
     if _key_of(work) != key:
         shutil.rmtree(work, ignore_errors=True)
     write_json(work / MARKER, {"format": FORMAT, "key": key, "run": source.settings.name})
@@ -100,11 +99,9 @@ def build_report(
     data = _data(source, gallery, shown, problems, on_progress)
     data["figures"] = write_plots(data, work / "figures") + _contact_sheets(source, work / "figures")
     write_text(work / "data.js", f"const lussData = {json.dumps(data, separators=(',', ':'))};\n")
-    for asset in files("luss.report").joinpath("page").iterdir():
-        if asset.name.endswith((".html", ".css", ".js")):
-            write_text(work / asset.name, asset.read_text(encoding="utf-8"))
+    write_assets(work, ((name, name) for name in ASSETS))
     _remove_surplus(work / "clusters", {f"{cluster + 1}.js" for cluster in shown})
-    _take_place(work, out)
+    take_place(work, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return ReportSummary(out / PAGE, len(shown), drawn, size, problems)
 
@@ -215,8 +212,7 @@ def _earlier(out: Path, key: str) -> Path | None:
     Raises:
         LussError: `out` is something else than a report, which must not be replaced.
     """
-    if out.exists() and not (out / MARKER).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise LussError(f"{out} is there and is not a report: choose another folder with --out")
+    check_place(out)
     return out / "clusters" if _key_of(out) == key else None
 
 
@@ -224,13 +220,3 @@ def _remove_surplus(folder: Path, wanted: set[str]) -> None:
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name not in wanted:
             path.unlink()
-
-
-def _take_place(work: Path, out: Path) -> None:
-    """Puts the finished folder in the place of the old one. A kill in between leaves the finished one for the next try."""
-    old = out.with_name(f".{out.name}.old{TEMPORARY_SUFFIX}")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(work, out)
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,12 +1,12 @@
 """Training curves from `metrics.jsonl`, thinned to what a plot can show, and what they say of collapse."""
 
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from luss.files import read_json_lines
 
 MAX_POINTS = 240
 # As `luss.methods.health` warns.
@@ -59,11 +59,11 @@ def read_curves(path: Path, stage: str, max_points: int = MAX_POINTS) -> Curves 
     Returns:
         The curves; None without a log or a line in it.
     """
-    num_lines = sum(1 for _ in _lines(path))
+    num_lines = sum(1 for _ in read_json_lines(path))
     if not num_lines:
         return None
     bucket = math.ceil(num_lines / max_points)
-    lines, steps, points = _lines(path), [], []
+    lines, steps, points = read_json_lines(path), [], []
     position = 0
     unit = ""
     while rows := list(islice(lines, bucket)):
@@ -86,19 +86,6 @@ def health(curves: Curves) -> Health | None:
         return None
     flat = values.get("feature_rank", math.inf) < COLLAPSED_RANK
     return Health(values, collapsed=flat or values.get("used_prototypes", 1.0) < COLLAPSED_SHARE)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            try:
-                values = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(values, dict):
-                yield values
 
 
 def _mean(rows: list[dict[str, Any]]) -> dict[str, float]:

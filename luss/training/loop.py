@@ -4,7 +4,6 @@ import contextlib
 import inspect
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from luss.training.precision import Precision
 from luss.training.sync_batch_norm import synchronise_batch_norm
 from luss.training.task import Progress, StepOutput, Task
 
-# Metric lines that a task sees of its own training.
+# Newest metric lines that a task sees of its own training; of older ones it sees the first of each epoch.
 _KEPT_LINES = 8
 
 
@@ -100,7 +99,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, settings)
         # How far training has come, and where and when the last checkpoint was written.
         self.step, self.saved_step, self.saved_at = 0, 0, time.monotonic()
-        self.lines: deque[dict[str, float]] = deque(maxlen=_KEPT_LINES)
+        self.lines: list[dict[str, float]] = []
         self.warned = False
         self._restore()
         self.forward: Any = torch.compile(self.model) if settings.compile else self.model
@@ -213,11 +212,18 @@ class Trainer:
         speed = {"images_per_second": rate, "data_wait": waited}
         self.job.reporter.metrics({**position, **values, **speed})
         self.job.reporter.advance(self.step, **speed, **values)
-        self.lines.append(values)
+        self._remember({**position, **values})
         text = "" if self.warned else self.model.warning(self.lines)
         if text:
             self.warned = True
             self.job.reporter.warn(text)
+
+    def _remember(self, line: dict[str, float]) -> None:
+        """Adds a line to those that the task sees."""
+        self.lines.append(line)
+        older = len(self.lines) - _KEPT_LINES - 1
+        if older > 0 and self.lines[older]["epoch"] == self.lines[older - 1]["epoch"]:
+            del self.lines[older]
 
     def _diverged(self, what: str, step: int) -> LussError:
         key, settings = self.job.key, self.job.settings

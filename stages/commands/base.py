@@ -1,6 +1,7 @@
 """What a command module holds, and the arguments that several commands share."""
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,3 +92,8 @@ def parsed(
     except TypeError:
         # It has commands of its own.
         return command.parse_args(arguments[1:], found)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

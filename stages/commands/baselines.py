@@ -9,6 +9,7 @@ from rich.console import Console
 
 from luss.errors import LussError
 from stages.commands.base import run_argument
+from stages.commands.evaluate import parse_thresholds
 
 if TYPE_CHECKING:
     from luss.settings import RunSettings
@@ -20,6 +21,7 @@ _EPILOG = """baselines:
   centred_box    the image's own cluster in a centred box of half the image's area
   whole_image    the image's own cluster everywhere
   oracle_box     the true category in the centred box: uses ground truth, a yardstick and no competitor
+  labels         the pseudo labels' own masks, without fine-tuning, at their threshold or at --thresholds
   untrained      every stage of the run over an untrained backbone
   weights        every stage of the run over the backbone with the weights of --weights, not trained further
 
@@ -37,13 +39,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="timm|timm:NAME|FILE",
         help="weights of the backbone for the baseline `weights`, as pretrain.backbone.weights takes them",
     )
+    parser.add_argument(
+        "--thresholds",
+        metavar="FIRST:LAST:STEP",
+        help="for the baseline `labels`: one number, or the best of several on the first split, which uses ground truth",
+    )
     parser.add_argument("--only", metavar="NAME", help="measure this baseline alone")
 
 
 def main(options: argparse.Namespace) -> None:
     """Measures what is missing and prints the table."""
     weights = _checked_weights(options.weights)
-    from stages.running.baselines import NAMES, UNTRAINED, WEIGHTS, evaluated_splits, record_sub_run, sub_run
+    thresholds = None if options.thresholds is None else parse_thresholds(options.thresholds)
+    from stages.running.baselines import (
+        LABELS_ALONE,
+        NAMES,
+        UNTRAINED,
+        WEIGHTS,
+        evaluated_splits,
+        record_sub_run,
+        sub_run,
+    )
     from stages.running.results import print_results, settings_of_run
     from stages.running.runner import run_stages, select
 
@@ -51,11 +67,15 @@ def main(options: argparse.Namespace) -> None:
         raise LussError(f"there is no baseline {options.only!r}: the baselines are {', '.join(NAMES)}")
     if options.only == WEIGHTS and weights is None:
         raise LussError("the baseline weights needs --weights timm, timm:NAME or FILE")
+    if thresholds is not None and options.only not in (None, LABELS_ALONE):
+        raise LussError(
+            f"--thresholds belong to the baseline {LABELS_ALONE}: leave them out with --only {options.only}"
+        )
     console = Console()
     run = settings_of_run(options.run)
     evaluated_splits(run)
     chosen = NAMES if options.only is None else (options.only,)
-    _measure_simple(run, [name for name in chosen if name not in (UNTRAINED, WEIGHTS)], console)
+    _measure_simple(run, [name for name in chosen if name not in (UNTRAINED, WEIGHTS)], thresholds, console)
     for name, own in ((UNTRAINED, "random"), (WEIGHTS, weights)):
         if name not in chosen:
             continue
@@ -77,12 +97,14 @@ def _checked_weights(weights: str | None) -> str | None:
     return str(Path(weights).resolve())
 
 
-def _measure_simple(run: "RunSettings", names: list[str], console: Console) -> None:
+def _measure_simple(
+    run: "RunSettings", names: list[str], thresholds: tuple[float, ...] | None, console: Console
+) -> None:
     from luss.data.skipped import SkippedFiles
     from luss.device import resolve_device
     from stages.base import StageContext
     from stages.pipeline import MANIFEST
-    from stages.running.baselines import FOLDER, measure_simple
+    from stages.running.baselines import FOLDER, LABELS_ALONE, measure_labels, measure_simple
     from stages.running.console import ConsoleReporter
     from stages.running.folder import PROGRESS
     from stages.running.lock import run_lock
@@ -99,7 +121,9 @@ def _measure_simple(run: "RunSettings", names: list[str], console: Console) -> N
         place = replace(States(run).place(MANIFEST, stop), folder=folder)
         context = StageContext(**vars(place), device=resolve_device(run.device), reporter=reporter, skipped=skipped)
         try:
-            measure_simple(context, names)
+            measure_simple(context, [name for name in names if name != LABELS_ALONE])
+            if LABELS_ALONE in names:
+                measure_labels(context, thresholds)
         finally:
             reporter.close()
             (folder / PROGRESS).unlink(missing_ok=True)

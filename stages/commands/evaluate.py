@@ -14,7 +14,7 @@ from rich.table import Table
 
 from luss.errors import LussError
 from luss.files import write_json, write_text
-from stages.commands.base import now_and_then
+from stages.commands.base import now_and_then, num_cores
 
 if TYPE_CHECKING:
     from luss.benchmark.metrics import Metrics
@@ -57,7 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row a category and summary rows as CSV")
-    parser.add_argument("--workers", type=int, default=_num_cores(), metavar="N", help="processes (default: the cores)")
+    parser.add_argument("--workers", type=int, default=num_cores(), metavar="N", help="processes (default: the cores)")
     parser.add_argument(
         "--allow-foreign-ids", action="store_true",
         help="count predictions with ids above C as the published code does, instead of refusing them",
@@ -197,8 +197,3 @@ def _category_names(masks: Path, num_classes: int) -> dict[int, str] | None:
 
     ids = category_ids(masks)
     return {category: name for name, category in ids.items()} if len(ids) == num_classes else None
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,32 +1,93 @@
-"""`luss report`: a page to look at a run with."""
+"""`luss report`: a page to look at a run with, or the statistics of a data set."""
 
 import argparse
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from luss.errors import LussError
-from stages.commands.base import run_argument
+from luss.files import read_json
+from stages.commands.base import num_cores
 
-HELP = "write a page to look at a run, name its clusters and mark them to merge or drop"
+if TYPE_CHECKING:
+    from luss.data.imagenet_s import Layout
+
+HELP = (
+    "write a page to look at a run, name its clusters and mark them to merge or drop; or the statistics of a data set"
+)
+
+_EPILOG = """examples:
+  luss report outputs/demo                                      a run; the page goes to outputs/demo/report
+  luss report /data/ImageNetS50 --out reports/s50 --workers 8   statistics of a data set: a page and dataset.json
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the arguments."""
-    run_argument(parser)
-    parser.add_argument("--out", type=Path, help="folder to write; RUN/report unless given")
+    parser.epilog = _EPILOG
+    parser.add_argument(
+        "run", type=Path, metavar="RUN_OR_DATA", help="a run's folder, or that of a prepared ImageNet-S"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder to write; unless given RUN/report, of a data set outputs/NAME-statistics"
+    )
     parser.add_argument(
         "--clusters", type=int, metavar="N", help="pictures only of the N largest clusters; all of them unless given"
     )
     parser.add_argument("--images-per-cluster", type=int, default=12, metavar="N", help="4 to 60, default 12")
+    parser.add_argument(
+        "--workers", type=int, default=num_cores(), metavar="N", help="of a data set: processes that read masks"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
     """Writes the report and says where it is."""
+    if (layout := _data_set(options.run)) is not None:
+        out = options.out or Path("outputs") / f"{layout.root.resolve().name}-statistics"
+        write_dataset_report(layout, out, Console(), workers=options.workers)
+        return
     out, per_cluster = options.out or options.run / "report", options.images_per_cluster
     write_report(options.run, out, Console(), max_clusters=options.clusters, images_per_cluster=per_cluster)
+
+
+def _data_set(folder: Path) -> "Layout | None":
+    """The layout of a prepared data set; None for a run, and for what is neither."""
+    from luss.data.imagenet_s import find_layout
+
+    if not folder.is_dir() or any(folder.glob("*/config.yaml")):
+        return None
+    layout = find_layout(folder)
+    return layout if layout.images.get("train") != layout.root else None
+
+
+def write_dataset_report(layout: "Layout", out: Path, console: Console, *, workers: int) -> None:
+    """Writes the statistics of a data set to `out`, and prints the table of its splits and where the rest is.
+
+    Raises:
+        LussError: As `luss.report.dataset.build_dataset_report`; or `workers` is below 1.
+    """
+    from luss.report.dataset import build_dataset_report
+
+    if workers < 1:
+        raise LussError(f"the number of workers must be at least 1, not {workers}")
+    with _shown(console) as show:
+        summary = build_dataset_report(layout, out, workers=workers, on_progress=show)
+    table = Table("split", title_justify="left", title=escape(str(layout.root)))
+    for heading in ("images", "categories", "masks"):
+        table.add_column(heading, justify="right")
+    for row in read_json(summary.statistics)["splits"]:
+        table.add_row(escape(row["split"]), *(f"{row[name]:,}" for name in ("images", "categories", "masks")))
+    console.print(table)
+    for problem in summary.problems:
+        console.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
+    for path in (summary.statistics, summary.page):
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def write_report(
@@ -40,6 +101,21 @@ def write_report(
     from luss.report.build import build_report
 
     source = report_source(run_folder)
+    with _shown(console) as show:
+        summary = build_report(
+            source, out, max_clusters=max_clusters, images_per_cluster=images_per_cluster, on_progress=show
+        )
+    for problem in summary.problems:
+        console.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
+    size = summary.num_bytes / 1e6
+    text = f"{summary.num_clusters} clusters with pictures ({summary.num_drawn} drawn now), {size:.1f} MB"
+    console.print(text, highlight=False)
+    console.print(f"open {summary.page} in a browser", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that is done, on a terminal."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
         console=console, transient=True, disable=not console.is_terminal,
@@ -51,15 +127,7 @@ def write_report(
                 tasks[what] = progress.add_task(what, total=total)
             progress.update(tasks[what], completed=done, total=total)
 
-        summary = build_report(
-            source, out, max_clusters=max_clusters, images_per_cluster=images_per_cluster, on_progress=show
-        )
-    for problem in summary.problems:
-        console.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
-    size = summary.num_bytes / 1e6
-    text = f"{summary.num_clusters} clusters with pictures ({summary.num_drawn} drawn now), {size:.1f} MB"
-    console.print(text, highlight=False)
-    console.print(f"open {summary.page} in a browser", highlight=False, markup=False, soft_wrap=True)
+        yield show
 
 
 def report_source(folder: Path) -> Any:
@@ -125,13 +193,6 @@ def _metric_rows(run: Any) -> tuple[Any, ...]:
     from luss.report.source import MetricRow
     from stages.running.results import result_rows
 
-    found = []
-    for row in result_rows(run):
-        baseline = row.protocol.removeprefix("baseline: ")
-        if baseline != row.protocol:
-            found.append(MetricRow("baseline", baseline, row.split, row.metrics))
-        elif row.protocol == "unsupervised":
-            found.append(MetricRow("run", row.run, row.split, row.metrics))
-        else:
-            found.append(MetricRow("protocol", f"{row.run}, {row.protocol}", row.split, row.metrics))
-    return tuple(found)
+    labels = {"run": "{0.run}", "protocol": "{0.run}, {0.protocol}", "baseline": "{0.protocol}"}
+    rows = result_rows(run)
+    return tuple(MetricRow(row.kind, labels[row.kind].format(row), row.split, row.metrics) for row in rows)

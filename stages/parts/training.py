@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from luss.files import read_json_lines
+from luss.methods.health import plateau_epochs
 from luss.settings import TrainSettings
 from luss.training.loop import AddressedDataset, Trainer, TrainJob
 from luss.training.task import Task
@@ -29,6 +31,12 @@ def train(context: StageContext, model: Task, dataset: AddressedDataset, setting
         on_unreadable=_note_unreadable(context, len(dataset)),
     )
     return Trainer(job).run()
+
+
+def plateau(context: StageContext, num_prototypes: int) -> dict[str, int]:
+    """The figure of a stage whose clustering loss ended where it began; see `luss.methods.health.plateau_epochs`. Streams the log."""
+    epochs = plateau_epochs(read_json_lines(context.folder / "metrics.jsonl"), num_prototypes)
+    return {"epochs_on_plateau": epochs} if epochs else {}
 
 
 def _note_unreadable(context: StageContext, num_images: int) -> Callable[[str, str], None]:

@@ -2,6 +2,7 @@
 
 metrics.json                  every baseline: its title, whether it uses ground truth, what it was made from, metrics a split
 clusters-<split>-<id>.npy     the cluster of every image of a split
+labels-<split>/               label maps of a split, for the score of the pseudo labels themselves
 untrained/, weights/          whole runs of the same stages over other backbones
 """
 
@@ -29,13 +30,14 @@ from luss.training.precision import Precision
 from stages.base import AnyStage, StageContext
 from stages.parts.images import categories_of, data_layout, listed_split, num_classes
 from stages.parts.metrics import evaluate_splits
-from stages.pipeline import ATTENTION, CLUSTERS, EVALUATE, FEATURES, MANIFEST, PRETRAIN
+from stages.pipeline import ATTENTION, CLUSTERS, EVALUATE, FEATURES, LABELS, MANIFEST, PRETRAIN
 from stages.running.folder import done_record
+from stages.running.label_score import label_metrics
 from stages.running.state import States
 
 FOLDER = "baselines"
-UNTRAINED, WEIGHTS = "untrained", "weights"
-NAMES = (*TITLES, UNTRAINED, WEIGHTS)
+LABELS_ALONE, UNTRAINED, WEIGHTS = "labels", "untrained", "weights"
+NAMES = (*TITLES, LABELS_ALONE, UNTRAINED, WEIGHTS)
 """All baselines, in the order of the table."""
 
 # Raised when the meaning of a simple baseline changes.
@@ -84,6 +86,31 @@ def measure_simple(context: StageContext, names: Sequence[str]) -> None:
         metrics = evaluate_splits(counts[name], matching, categories_of(data_layout(run.data)))
         splits = {split: each.to_json() for split, each in metrics.items()}
         _record(context.folder, name, {"title": TITLES[name], "inputs": _inputs(run, name), "splits": splits})
+
+
+def measure_labels(context: StageContext, thresholds: Sequence[float] | None) -> None:
+    """Measures the pseudo labels themselves, without fine-tuning, unless that is up to date; see `stages.running.label_score`.
+
+    `thresholds`: ascending; None = the one that the labels have. Of several the best on the first split is taken, which uses ground truth.
+    """
+    run, asked = context.run, None if thresholds is None else list(thresholds)
+    entry = _entries(context.folder).get(LABELS_ALONE)
+    if entry is not None and entry["inputs"].get("thresholds") == asked and _is_current(run, LABELS_ALONE, entry):
+        return
+    States(run).check(FOLDER, _needs([LABELS_ALONE]))
+    metrics = label_metrics(context, evaluated_splits(run), thresholds)
+    splits = {split: each.to_json() for split, each in metrics.items()}
+    threshold = next(iter(metrics.values())).threshold or 0.0
+    title, searched = f"pseudo labels without fine-tuning, threshold {threshold:.3g}", len(asked or ()) > 1
+    if searched:
+        title += f", the best of {len(asked or ())} (uses ground truth)"
+    searched |= asked is None and run.pseudo_labels.threshold == "validation"
+    inputs = _inputs(run, LABELS_ALONE) | {"thresholds": asked}
+    _record(
+        context.folder,
+        LABELS_ALONE,
+        {"title": title, "inputs": inputs, "splits": splits, "uses_ground_truth": searched},
+    )
 
 
 def sub_run(run: RunSettings, name: str, weights: str = "random") -> RunSettings:
@@ -164,6 +191,8 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
 
 
 def _needs(names: Sequence[str]) -> tuple[AnyStage, ...]:
+    if LABELS_ALONE in names:
+        return (MANIFEST, PRETRAIN, ATTENTION, CLUSTERS, LABELS)
     clustered = (PRETRAIN, ATTENTION, CLUSTERS) if any(name in NEED_CLUSTERS for name in names) else ()
     return (MANIFEST, *clustered)
 
@@ -171,15 +200,17 @@ def _needs(names: Sequence[str]) -> tuple[AnyStage, ...]:
 def _inputs(run: RunSettings, name: str) -> dict[str, Any]:
     """What a simple baseline is made from: when it differs, the numbers are those of something else."""
     needs = {need.name: done_record(Path(run.output), need.name)["id"] for need in _needs([name])}
-    return {"version": _VERSION, "splits": evaluated_splits(run), "matching": run.evaluate.matching, **needs}
+    edits = {"edits": LABELS.edits(Path(run.output))[0]} if name == LABELS_ALONE else {}
+    return {"version": _VERSION, "splits": evaluated_splits(run), "matching": run.evaluate.matching, **needs, **edits}
 
 
 def _is_current(run: RunSettings, name: str, entry: dict[str, Any] | None) -> bool:
     if entry is None:
         return False
     try:
-        if name in TITLES:
-            return bool(entry["inputs"] == _inputs(run, name))
+        if name in (*TITLES, LABELS_ALONE):
+            made_from = {key: value for key, value in entry["inputs"].items() if key != "thresholds"}
+            return bool(made_from == _inputs(run, name))
         other = sub_run(run, name, entry["inputs"]["weights"])
         return States(other).of(EVALUATE).kind == "done"
     except LussError:  # the data has moved, or a stage was undone

@@ -8,7 +8,7 @@ import pytest
 from naive_evaluation import plain
 from PIL import Image
 
-import luss.benchmark.evaluator as evaluator
+import luss.benchmark.pool as pool
 import luss.benchmark.worker as worker
 from luss.benchmark.evaluator import count_folders, evaluate_folders, evaluate_maps
 from luss.benchmark.folders import EvaluationInputError
@@ -39,7 +39,7 @@ def folders(tmp_path):
 @pytest.fixture
 def in_two_processes(monkeypatch):
     """Workers also for a handful of images."""
-    monkeypatch.setattr(evaluator, "IMAGES_A_WORKER", 1)
+    monkeypatch.setattr(pool, "IMAGES_A_WORKER", 1)
 
 
 class Deadly:
@@ -132,6 +132,7 @@ WAITING = """
 import signal, sys
 from pathlib import Path
 import luss.benchmark.evaluator as evaluator
+import luss.benchmark.pool as pool
 
 class Waiting:
     def shape(self, name):
@@ -142,7 +143,7 @@ class Waiting:
         signal.pause()
 
 if __name__ == "__main__":
-    evaluator.IMAGES_A_WORKER = 1
+    pool.IMAGES_A_WORKER = 1
     folder = Path(sys.argv[1])
     evaluator.evaluate_folders(folder / "predictions", folder / "masks", num_classes=300, attention=Waiting(), workers=2)
 """

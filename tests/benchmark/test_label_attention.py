@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from naive_evaluation import plain
 
-import luss.benchmark.evaluator as evaluator
+import luss.benchmark.pool as pool
 from luss.benchmark.evaluator import count_folders
 from luss.benchmark.folders import AttentionFolder
 from luss.benchmark.label_attention import LabelAttention, attention_source
@@ -55,7 +55,7 @@ def test_a_value_that_equals_a_threshold_is_not_below_it(tmp_path):
 
 
 def test_two_processes_with_a_label_file_give_what_one_gives(labels, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluator, "IMAGES_A_WORKER", 1)
+    monkeypatch.setattr(pool, "IMAGES_A_WORKER", 1)
     generator = np.random.default_rng(1)
     for index in range(4):
         for kind in ("predictions", "masks"):

@@ -72,8 +72,22 @@ def test_one_value_only_keeps_everything() -> None:
     assert (found.value, found.separation) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("pair", [(0, 255), (10, 11), (0, 1), (254, 255)])
-def test_two_values_are_always_told_apart(pair: tuple[int, int]) -> None:
+@pytest.mark.parametrize("counts", [spikes(_10=900, _11=100), spikes(_0=1, _1=1), spikes(_126=50, _127=900, _128=60)])
+def test_values_that_differ_by_rounding_are_not_called_separated_and_everything_is_kept(
+    counts: npt.NDArray[np.int64],
+) -> None:
+    found = auto_threshold(counts)
+    assert (found.value, found.separation, found.contrast) == (0.0, 0.0, 0.0)
+
+
+def test_a_few_positions_far_from_a_flat_rest_are_contrast() -> None:
+    found = auto_threshold(spikes(_100=500, _101=490, _200=10))
+    assert 101 < found.value * 255 < 200
+    assert found.contrast == pytest.approx(99.5, abs=0.1)
+
+
+@pytest.mark.parametrize("pair", [(0, 255), (10, 12), (0, 2), (253, 255)])
+def test_two_values_that_differ_by_more_than_rounding_are_told_apart(pair: tuple[int, int]) -> None:
     found = auto_threshold(spikes(**{f"_{pair[0]}": 900, f"_{pair[1]}": 100}))
     assert pair[0] < found.value * 255 < pair[1]
     assert found.separation == pytest.approx(1)

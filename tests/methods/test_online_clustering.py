@@ -14,7 +14,14 @@ from torch import Tensor
 
 from luss.losses.swapped_prediction import swapped_prediction
 from luss.methods.clustering import OnlineClustering
-from luss.methods.health import LINES, collapse_warning, effective_rank, normalised_entropy
+from luss.methods.health import (
+    LINES,
+    collapse_warning,
+    effective_rank,
+    normalised_entropy,
+    plateau_epochs,
+    plateau_warning,
+)
 from luss.settings import ClusteringSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "pass_losses.npz"
@@ -213,3 +220,42 @@ def test_one_good_line_among_the_newest_is_no_collapse() -> None:
     bad, good = {"feature_rank": 1.0}, {"feature_rank": 20.0}
     assert not collapse_warning([*[bad] * 7, good, *[bad] * 4])
     assert collapse_warning([good, *[bad] * LINES])
+
+
+def clustering_log(*losses: float, steps_per_epoch: int = 30) -> list[dict[str, float]]:
+    """A line an epoch with a clustering loss each."""
+    return [{"epoch": epoch, "step": epoch * steps_per_epoch, "swav": loss} for epoch, loss in enumerate(losses)]
+
+
+PLATEAU = float(np.log(500))
+
+
+def test_many_epochs_at_the_logarithm_of_the_prototypes_are_counted_and_warned_of_with_remedies() -> None:
+    log = clustering_log(9.0, 8.0, *[PLATEAU - 0.004, PLATEAU + 0.01] * 20)
+    assert plateau_epochs(log, 500) == 39
+    warning = plateau_warning(log, 500)
+    assert "ln(500) = 6.21 for 39 epochs" in warning
+    remedies = (
+        "draw_prototypes_steps",
+        "pretrain.method.clustering.embedding_dim",
+        "pretrain.method.global_views.scale",
+    )
+    assert [word for word in remedies if word not in warning] == []
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        [],
+        [{"loss": PLATEAU}] * 99,
+        clustering_log(*[PLATEAU] * 10),
+        clustering_log(*[PLATEAU] * 40, steps_per_epoch=2),
+        clustering_log(*[PLATEAU] * 40, 0.98 * PLATEAU),
+        clustering_log(*[PLATEAU] * 40, 0.9 * PLATEAU, *[PLATEAU] * 5),
+        clustering_log(*[0.99 * PLATEAU] * 40),
+    ],
+    ids=["nothing", "another loss", "few epochs", "few steps", "left at last", "came back", "below it"],
+)
+def test_a_training_that_has_left_the_plateau_or_was_short_there_is_not_warned_of(log: list[dict[str, float]]) -> None:
+    assert plateau_epochs(log, 500) == 0
+    assert plateau_warning(log, 500) == ""

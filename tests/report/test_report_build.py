@@ -128,19 +128,17 @@ def test_a_kill_between_the_renames_is_mended_by_the_next_try(
     finished_source: ReportSource, tmp_path: Path, monkeypatch
 ) -> None:
     build_report(finished_source, tmp_path / "report")
-    import luss.report.build as build
-
-    original = build.os.replace
+    original = os.replace
 
     def killed(source: Path, target: Path) -> None:
         if Path(target) == tmp_path / "report":
             raise KeyboardInterrupt
         original(source, target)
 
-    monkeypatch.setattr(build.os, "replace", killed)
+    monkeypatch.setattr("luss.report.folder.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         build_report(finished_source, tmp_path / "report")
-    monkeypatch.setattr(build.os, "replace", original)
+    monkeypatch.undo()
     assert build_report(finished_source, tmp_path / "report").num_drawn == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report"]
 

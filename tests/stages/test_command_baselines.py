@@ -14,6 +14,8 @@ from running import Fault, Launcher, Outcome
 from luss.benchmark.evaluator import evaluate_maps
 from luss.config import load_config
 from luss.data.imagenet_s import read_mask
+from luss.labels.store import LabelStore
+from luss.labels.writer import INDEX_NAME
 from luss.settings import RunSettings
 from stages.commands import baselines
 from stages.running.baselines import NAMES, baseline_rows, sub_run
@@ -55,11 +57,11 @@ def test_a_run_over_another_backbone_is_given_no_pretraining(config: Path) -> No
 
 def test_all_baselines_but_the_weights_are_measured_and_stand_beside_the_run(measured: tuple[Path, Outcome]) -> None:
     run, outcome = measured
-    assert list(entries(run)) == [*SIMPLE, "untrained"]
+    assert list(entries(run)) == [*SIMPLE, "labels", "untrained"]
     assert all(list(entry["splits"]) == ["validation"] for entry in entries(run).values())
     assert "weights: left out" in outcome.output
     table = [line for line in outcome.output.splitlines() if "baseline: " in line]
-    assert len(table) == 5
+    assert len(table) == 6
     own = json.loads((run / "evaluate" / "metrics.json").read_text(encoding="utf-8"))
     assert any("unsupervised" in line and f"{own['miou']:.1f}" in line for line in outcome.output.splitlines())
     for line, entry in zip(table, entries(run).values(), strict=True):
@@ -118,11 +120,12 @@ def test_baselines_of_earlier_clusters_leave_the_table_until_they_are_measured_a
     shutil.copytree(measured[0], run)
     settings = settings_of_run(run)
     titles = [title for title, _, _ in baseline_rows(settings)]
-    assert len(titles) == 5
+    assert len(titles) == 6
     record = json.loads((run / "cluster" / "DONE.json").read_text(encoding="utf-8"))
     (run / "cluster" / "DONE.json").write_text(json.dumps({**record, "id": "another"}), encoding="utf-8")
     left = [title for title, _, _ in baseline_rows(settings)]
-    assert [title for title in titles if title not in left] == [entries(run)[name]["title"] for name in ("centred_box", "whole_image")]  # fmt: skip
+    gone = [entries(run)[name]["title"] for name in ("centred_box", "whole_image", "labels")]
+    assert [title for title in titles if title not in left] == gone
     settings.cluster.num_clusters = 9
     assert not any("untrained" in title for title, _, _ in baseline_rows(settings))
 
@@ -156,8 +159,51 @@ def test_published_weights_are_given_by_the_words_that_the_settings_take(
 
     monkeypatch.setattr("stages.running.baselines.sub_run", start)
     with pytest.raises(Started) as started:
-        baselines.main(argparse.Namespace(run=finished, only="weights", weights=weights))
+        baselines.main(argparse.Namespace(run=finished, only="weights", weights=weights, thresholds=None))
     assert started.value.args == ("weights", weights)
+
+
+def test_the_labels_own_score_is_that_of_centroids_and_attention_at_the_run_s_threshold(
+    measured: tuple[Path, Outcome], shapes_folder: Path
+) -> None:
+    run, _ = measured
+    entry, store = entries(run)["labels"], LabelStore.open(run / "baselines" / "labels-validation")
+    threshold = json.loads((run / "pseudo_labels" / "threshold.json").read_text(encoding="utf-8"))["threshold"]
+    assert entry["title"] == f"pseudo labels without fine-tuning, threshold {threshold:.3g}"
+    assert entry["uses_ground_truth"] is False
+    maps = [
+        (store.label_map(index, mask.shape, threshold=threshold), mask)
+        for index, mask in enumerate(masks(shapes_folder))
+    ]
+    found, expected = entry["splits"]["validation"], evaluate_maps(maps, num_classes=10)
+    assert found["miou"] == pytest.approx(expected.miou, abs=0.05)
+    assert found["f_measure"] == pytest.approx(expected.f_measure, abs=0.2)
+
+
+def test_the_labels_own_score_at_another_threshold_and_on_every_evaluated_split(
+    luss: Launcher, measured: tuple[Path, Outcome], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(measured[0], run)
+    config = run / "evaluate" / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace("  - validation\n", "  - validation\n  - test\n", 1), encoding="utf-8")
+    shards = [path for path in (run / "baselines" / "labels-validation").glob("*.h5") if path.name != INDEX_NAME]
+    made = {path: path.stat().st_mtime_ns for path in shards}
+    outcome = luss("baselines", str(run), "--only", "labels", "--thresholds", "0:0.8:0.2")
+    assert outcome.code == 0, outcome.output
+    entry = entries(run)["labels"]
+    assert "the best of 5 (uses ground truth)" in entry["title"]
+    assert entry["uses_ground_truth"] is True
+    one, other = (entry["splits"][split] for split in ("validation", "test"))
+    assert [point["threshold"] for point in one["curve"]] == [0.0, 0.2, 0.4, 0.6, 0.8]
+    assert one["miou"] == max(point["miou"] for point in one["curve"])
+    # What the first split has chosen holds for the second.
+    assert [point["threshold"] for point in other["curve"]] == [one["threshold"]]
+    assert other["matching"] == one["matching"]
+    # Label maps do not depend on a threshold.
+    assert made
+    assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
 def test_the_matching_of_the_first_split_is_applied_to_the_others(luss: Launcher, run: Path) -> None:
@@ -195,6 +241,8 @@ def test_a_stage_that_is_not_done_is_named(luss: Launcher, run: Path) -> None:
         (["--only", "box"], f"there is no baseline 'box': the baselines are {', '.join(NAMES)}"),
         (["--only", "weights"], "needs --weights"),
         (["--weights", "absent.pth"], "--weights absent.pth is no file"),
+        (["--thresholds", "high"], "--thresholds high is neither"),
+        (["--only", "background", "--thresholds", "0.5"], "--thresholds belong to the baseline labels"),
     ],
 )
 def test_a_mistake_in_the_arguments_is_told(luss: Launcher, finished: Path, words: list[str], fault: str) -> None:

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from toy_training import Recorder, ToyData, ToyMethod, ToyRegression, toy_trainer
 
 from luss.errors import LussError
+from luss.methods.health import plateau_warning
 from luss.progress import Interrupted, StopFlag
 from luss.settings import OptimizerSettings
 from luss.training.checkpoint import checkpoints, load_newest
 from luss.training.schedules import lr_at
+from luss.training.task import StepOutput
 
 NUM_STEPS = 6
 SGD = OptimizerSettings("sgd")
@@ -277,3 +279,26 @@ def test_what_a_task_says_about_its_metric_lines_is_warned_of_once(tmp_path: Pat
     toy_trainer(tmp_path, model, reporter=reporter).run()
     assert reporter.warnings == ["line 3"]
     assert [line["loss"] for line in model.seen] == [loss for _, loss in reporter.column("loss")[:3]]
+
+
+class OnThePlateau(ToyRegression):
+    """Logs a clustering loss that stays where it began, and asks about it."""
+
+    def forward(self, inputs: torch.Tensor, progress: Any) -> StepOutput:
+        return StepOutput(super().forward(inputs, progress).loss, {"swav": torch.tensor(5.0).log()})
+
+    def warning(self, lines: Sequence[Mapping[str, float]]) -> str:
+        return plateau_warning(lines, 5)
+
+
+def test_a_loss_that_stays_on_its_plateau_over_many_epochs_is_warned_of_during_training(tmp_path: Path) -> None:
+    reporter = Recorder()
+    trainer = toy_trainer(
+        tmp_path, OnThePlateau(), data=ToyData(200), reporter=reporter, epochs=12, log_every=5, optimizer=SGD
+    )
+    trainer.run()
+    assert trainer.steps_per_epoch == 25
+    (warning,) = reporter.warnings
+    assert "for 10 epochs" in warning
+    # One line of each epoch, and the newest.
+    assert len(trainer.lines) < 12 + 8 < len(reporter.lines)

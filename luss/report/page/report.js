@@ -52,6 +52,7 @@ function number(title, value, below) {
 function thresholdSource({source, method, used_labels: used, separation}) {
   if (used) return "chosen with ground truth";
   if (source !== "auto") return "given";
+  if (method === "none") return "the attention has no contrast: everything is object";
   return `from the attention alone (${method}${separation ? `, separation ${separation.toFixed(2)}` : ""})`;
 }
 
@@ -119,7 +120,8 @@ function showCategories() {
   }
   const confusion = categories.confusion;
   body.replaceChildren(
-    make("p", {class: "soft"}, `On ${categories.split}; clusters are matched to categories one to one.`
+    make("p", {class: "soft"}, `On ${categories.split}; ${lussData.clusters ? `${plural(lussData.clusters.rows.length, "cluster")} are` : "clusters are"} matched to `
+      + `${count(categories.rows.length - 1)} categories one to one.`
       + (confusion && confusion.num_counted < confusion.num_images ? ` What became of the pixels was counted on ${count(confusion.num_counted)} of ${count(confusion.num_images)} images.` : "")),
     categoryTable(categories),
     make("div", {class: "halves"}, mistakes(categories) ?? "", sizeGroups(categories) ?? ""),
