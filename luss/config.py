@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -36,21 +36,26 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
             it alone ("pretrain.method=swav"); one that names another learner begins with that learner's defaults.
 
     Returns:
-        Typed settings; `output` is filled in.
+        Typed settings; `output` is filled in, and `typed` has the keys of the words.
 
     Raises:
         LussError: Naming the key, where it came from and the nearest valid key; or the value that cannot be.
     """
     merged, wrong = _lay(_schema(), _read_yaml(Path(path)), f"file {path}"), []
+    typed: set[str] = set()
     for word in words:
         if "=" not in word and word.endswith(_SUFFIXES):
             merged = _lay(merged, _read_yaml(Path(word)), f"file {word}")
             continue
         try:
-            merged = _lay(merged, _parse_word(word, merged), f"word {word!r}", key=word.partition("=")[0])
+            values = _parse_word(word, merged)
+            merged = _lay(merged, values, f"word {word!r}", key=word.partition("=")[0])
+            typed |= set(_keys(values))
         except LussError as error:
             wrong.append(str(error))
-    return _finished(merged, str(path), wrong)
+    settings = _finished(merged, str(path), wrong)
+    settings.typed = frozenset(typed)
+    return settings
 
 
 def load_stored_config(path: Path) -> RunSettings:
@@ -130,6 +135,15 @@ def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:
         parsed = {part: parsed}
     assert isinstance(parsed, dict)
     return parsed
+
+
+def _keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of everything that is set."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _type_of(known: DictConfig, key: str) -> Any:

@@ -46,7 +46,7 @@ class DataSettings:
     root: str = MISSING
     # Folders under root. A root without a `train` folder is itself the training set.
     train: str = "train"
-    # More folders that only the representation is learned from.
+    # More folders that only the representation is learned from; one of a file's that the data lacks is left out.
     extra: list[str] = field(default_factory=list)
     # Splits to predict and, where masks exist, evaluate; those that are absent are left out.
     evaluate: list[str] = field(default_factory=lambda: ["validation"])
@@ -89,6 +89,8 @@ class RunSettings:
     semi_evaluate: SemiEvaluateSettings = field(default_factory=SemiEvaluateSettings)
     # What jobs ask a cluster for, by stage; `default` holds for every stage.
     resources: dict[str, ResourceSettings] = field(default_factory=dict, metadata={"transient": True})
+    # No setting: the dotted keys of what was typed as words, which is never fitted to the data (`stages.running.fitting`).
+    typed: frozenset[str] = field(default=frozenset(), compare=False, repr=False, metadata={"omegaconf_ignore": True})
 
     def problems(self) -> list[str]:
         """What concerns several blocks."""
