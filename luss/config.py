@@ -22,6 +22,30 @@ _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
 
 
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that luss brings, by name.
+
+    Example:
+        >>> from luss.config import shipped_configs
+        >>> "objects27_cpu" in shipped_configs(), "methods/swav" in shipped_configs()
+        (True, True)
+    """
+    # A link to the folder of the repository; a folder in what is installed.
+    folder = Path(__file__).parent / "configs"
+    return {path.relative_to(folder).as_posix().removesuffix(".yaml"): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def find_config(name: Path | str) -> Path:
+    """The file of a configuration: that file, with or without `.yaml`; where there is none, what luss brings under the name.
+
+    Returns:
+        A file that need not exist: where nothing is found, what was asked for.
+    """
+    given = Path(name)
+    found = next((path for path in (given, Path(f"{name}.yaml")) if path.is_file()), None)
+    return found or shipped_configs().get(_shipped_name(given), given)
+
+
 def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     """Reads and checks a configuration.
 
@@ -31,7 +55,7 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
         1
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a configuration that luss brings (`find_config`), such as "demo".
         words: Laid over it in order: settings such as "pretrain.epochs=10", or more YAML files. A block that has a name may be given by
             it alone ("pretrain.method=swav"); one that names another learner begins with that learner's defaults.
 
@@ -41,11 +65,12 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     Raises:
         LussError: Naming the key, where it came from and the nearest valid key; or the value that cannot be.
     """
-    merged, wrong = _lay(_schema(), _read_yaml(Path(path)), f"file {path}"), []
+    path = find_config(path)
+    merged, wrong = _lay(_schema(), _read_yaml(path), f"file {path}"), []
     typed: set[str] = set()
     for word in words:
-        if "=" not in word and word.endswith(_SUFFIXES):
-            merged = _lay(merged, _read_yaml(Path(word)), f"file {word}")
+        if "=" not in word and (word.endswith(_SUFFIXES) or find_config(word).is_file()):
+            merged = _lay(merged, _read_yaml(find_config(word)), f"file {word}")
             continue
         try:
             values = _parse_word(word, merged)
@@ -111,10 +136,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        raise LussError(
-            f"the configuration {path} does not exist" + (f": did you mean {path.parent / near[0]}?" if near else "")
-        ) from error
+        raise LussError(f"the configuration {path} does not exist{nearest_config(path)}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise LussError(f"the configuration {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -122,10 +144,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+def _shipped_name(path: Path) -> str:
+    """What a path would be called among the configurations that luss brings."""
+    return path.as_posix().removeprefix("configs/").removesuffix(".yaml")
+
+
+def nearest_config(path: Path) -> str:
+    """A question for whoever mistyped the name of a configuration: beside it, or among those that luss brings."""
+    beside = {each.name: str(path.parent / each.name) for each in path.parent.glob("*.y*ml")}
+    names = beside | {name: name for name in shipped_configs()}
+    wanted = (path.name, _shipped_name(path))
+    near = next((found[0] for each in wanted if (found := difflib.get_close_matches(each, names, n=1))), None)
+    return f": did you mean {names[near]}?" if near else ": `luss configs` lists those that luss brings"
+
+
 def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:
     key, equals, value = word.partition("=")
     if not equals or not key:
-        raise LussError(f"{word!r} is not of the form key=value, such as pretrain.epochs=10")
+        wanted = "neither of the form key=value, such as pretrain.epochs=10, nor a configuration"
+        raise LussError(f"{word!r} is {wanted}{nearest_config(Path(word))}")
     try:
         # YAML would make a number of 2023_05 and a truth of on; a text is what was typed.
         parsed: Any = value if _type_of(known, key) in _TEXT or not value.strip() else yaml.safe_load(value)
