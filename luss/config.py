@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -22,6 +22,30 @@ _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
 
 
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that luss brings, by name.
+
+    Example:
+        >>> from luss.config import shipped_configs
+        >>> "objects27_cpu" in shipped_configs(), "methods/swav" in shipped_configs()
+        (True, True)
+    """
+    # A link to the folder of the repository; a folder in what is installed.
+    folder = Path(__file__).parent / "configs"
+    return {path.relative_to(folder).as_posix().removesuffix(".yaml"): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def find_config(name: Path | str) -> Path:
+    """The file of a configuration: that file, with or without `.yaml`; where there is none, what luss brings under the name.
+
+    Returns:
+        A file that need not exist: where nothing is found, what was asked for.
+    """
+    given = Path(name)
+    found = next((path for path in (given, Path(f"{name}.yaml")) if path.is_file()), None)
+    return found or shipped_configs().get(_shipped_name(given), given)
+
+
 def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     """Reads and checks a configuration.
 
@@ -31,26 +55,32 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
         1
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a configuration that luss brings (`find_config`), such as "demo".
         words: Laid over it in order: settings such as "pretrain.epochs=10", or more YAML files. A block that has a name may be given by
             it alone ("pretrain.method=swav"); one that names another learner begins with that learner's defaults.
 
     Returns:
-        Typed settings; `output` is filled in.
+        Typed settings; `output` is filled in, and `typed` has the keys of the words.
 
     Raises:
         LussError: Naming the key, where it came from and the nearest valid key; or the value that cannot be.
     """
-    merged, wrong = _lay(_schema(), _read_yaml(Path(path)), f"file {path}"), []
+    path = find_config(path)
+    merged, wrong = _lay(_schema(), _read_yaml(path), f"file {path}"), []
+    typed: set[str] = set()
     for word in words:
-        if "=" not in word and word.endswith(_SUFFIXES):
-            merged = _lay(merged, _read_yaml(Path(word)), f"file {word}")
+        if "=" not in word and (word.endswith(_SUFFIXES) or find_config(word).is_file()):
+            merged = _lay(merged, _read_yaml(find_config(word)), f"file {word}")
             continue
         try:
-            merged = _lay(merged, _parse_word(word, merged), f"word {word!r}", key=word.partition("=")[0])
+            values = _parse_word(word, merged)
+            merged = _lay(merged, values, f"word {word!r}", key=word.partition("=")[0])
+            typed |= set(_keys(values))
         except LussError as error:
             wrong.append(str(error))
-    return _finished(merged, str(path), wrong)
+    settings = _finished(merged, str(path), wrong)
+    settings.typed = frozenset(typed)
+    return settings
 
 
 def load_stored_config(path: Path) -> RunSettings:
@@ -107,10 +137,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        raise LussError(
-            f"the configuration {path} does not exist" + (f": did you mean {path.parent / near[0]}?" if near else "")
-        ) from error
+        raise LussError(f"the configuration {path} does not exist{nearest_config(path)}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise LussError(f"the configuration {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
@@ -118,10 +145,25 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
+def _shipped_name(path: Path) -> str:
+    """What a path would be called among the configurations that luss brings."""
+    return path.as_posix().removeprefix("configs/").removesuffix(".yaml")
+
+
+def nearest_config(path: Path) -> str:
+    """A question for whoever mistyped the name of a configuration: beside it, or among those that luss brings."""
+    beside = {each.name: str(path.parent / each.name) for each in path.parent.glob("*.y*ml")}
+    names = beside | {name: name for name in shipped_configs()}
+    wanted = (path.name, _shipped_name(path))
+    near = next((found[0] for each in wanted if (found := difflib.get_close_matches(each, names, n=1))), None)
+    return f": did you mean {names[near]}?" if near else ": `luss configs` lists those that luss brings"
+
+
 def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:
     key, equals, value = word.partition("=")
     if not equals or not key:
-        raise LussError(f"{word!r} is not of the form key=value, such as pretrain.epochs=10")
+        wanted = "neither of the form key=value, such as pretrain.epochs=10, nor a configuration"
+        raise LussError(f"{word!r} is {wanted}{nearest_config(Path(word))}")
     try:
         # YAML would make a number of 2023_05 and a truth of on; a text is what was typed.
         parsed: Any = value if _type_of(known, key) in _TEXT or not value.strip() else yaml.safe_load(value)
@@ -131,6 +173,15 @@ def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:
         parsed = {part: parsed}
     assert isinstance(parsed, dict)
     return parsed
+
+
+def _keys(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of everything that is set."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
 
 
 def _type_of(known: DictConfig, key: str) -> Any:

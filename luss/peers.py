@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from luss.errors import LussError
 from luss.liveness import lives, own_place
 
 _PATIENCE_SECONDS = 5.0
@@ -50,6 +51,26 @@ class Peers:
             return self._store.get("news").decode()
         except RuntimeError:
             return self._news or "rank 0, which keeps the list of processes, has died"
+
+    def announce(self, what: str) -> None:
+        """Tells the others that something is done."""
+        self._store.set(f"done {what}", "")
+
+    def announced(self, what: str) -> bool:
+        """Whether process 0 has told that something is done.
+
+        Raises:
+            LussError: It never will.
+        """
+        try:
+            if self._known(f"done {what}"):
+                return True
+            reason = self._store.get("news").decode() if self._known("news") else self._missing()
+        except RuntimeError:
+            reason = self._news or "rank 0, which keeps the list of processes, has died"
+        if reason:
+            raise LussError(f"{reason}; run the same command again")
+        return False
 
     def close(self) -> None:
         """Ends the listening."""

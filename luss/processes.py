@@ -10,6 +10,7 @@ import gc
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,7 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from luss.errors import LussError
 from luss.peers import Peers
-from luss.progress import Interrupted
+from luss.progress import Interrupted, StopFlag
 
 # What a broken or late connection is called by gloo, NCCL and torch's store.
 _LOST = re.compile(
@@ -33,6 +34,7 @@ _LOST = re.compile(
 )
 # Below Linux's range of ports that programs get by chance.
 _FIRST_PORT, _NUM_PORTS = 10000, 20000
+_POLL_SECONDS = 0.2
 
 _peers: Peers | None = None
 # For small agreements on the CPU; None = the group of all, which is on the CPU itself.
@@ -221,6 +223,29 @@ def stop() -> None:
 def barrier() -> None:
     """Waits until every process is here."""
     any_process(False)
+
+
+@contextlib.contextmanager
+def first_alone(what: str, stop: StopFlag) -> Iterator[bool]:
+    """Process 0 does the work inside, however long it takes; the others leave it out, and wait behind it. `what` names it, once a group.
+
+    Yields:
+        Whether this process is the one that works.
+
+    Raises:
+        LussError: Process 0 failed or died.
+        Interrupted: `stop` was set while waiting.
+    """
+    yield rank() == 0
+    if _peers is None:
+        return
+    if rank() == 0:
+        _peers.announce(what)
+        return
+    # A collective would give up after the time that processes wait for each other.
+    while not _peers.announced(what):
+        stop.check()
+        time.sleep(_POLL_SECONDS)
 
 
 def any_process(flag: bool) -> bool:

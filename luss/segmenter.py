@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from luss.config import load_stored_config
-from luss.data.images import MAX_PIXELS, read_image, read_size, to_rgb
+from luss.data.images import read_image, read_size, to_rgb
 from luss.data.resized import shape_batches, whole_size
 from luss.data.views import cut
 from luss.device import resolve_device
@@ -23,6 +23,7 @@ from luss.models.io import CONFIG_NAME, DECODING, WEIGHTS_NAME, decoding_setting
 from luss.models.segmenter import SegmentationNetwork
 from luss.predict import Confidence, Labels, segment_batch
 from luss.settings import PredictSettings
+from luss.settings.run import MAX_PIXELS
 from luss.training.precision import Precision
 
 Picture = str | os.PathLike[str] | Image.Image | NDArray[Any]

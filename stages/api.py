@@ -26,7 +26,7 @@ def run(config: Config, *words: str, until: str | None = None, force: str | None
         True
 
     Args:
-        config: A YAML file, or settings.
+        config: A YAML file, the name of one that luss brings, or settings.
         words: Settings such as "pretrain.epochs=10" that win over the file.
         until: The last stage to run.
         force: A stage to run anew although it is done.
@@ -46,7 +46,7 @@ def run(config: Config, *words: str, until: str | None = None, force: str | None
 
 
 def run_stage(name: str, config: Config, *words: str, force: bool = False) -> Path:
-    """Runs one stage; those that it needs must be done.
+    """Runs one stage; those that it needs must be done, but for the manifest before pretraining, which is made.
 
     Example:
         >>> from stages.api import run_stage

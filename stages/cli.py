@@ -8,9 +8,11 @@ from stages.commands import (
     baselines,
     cancel,
     config,
+    configs,
     demo,
     evaluate,
     export,
+    init,
     labels,
     logs,
     predict,
@@ -32,6 +34,8 @@ COMMANDS: dict[str, Command] = {
     "logs": logs,
     "cancel": cancel,
     "config": config,
+    "configs": configs,
+    "init": init,
     "demo": demo,
     "evaluate": evaluate,
     "baselines": baselines,
@@ -42,7 +46,8 @@ COMMANDS: dict[str, Command] = {
 
 _EPILOG = """examples:
   luss demo                                              every stage on the embedded data, with an untrained network beside it
-  luss run configs/objects27_cpu.yaml data.root=PHOTOS   a folder of your own
+  luss configs                                           the configurations that luss brings; luss init copies one to edit
+  luss run objects27_cpu name=photos data.root=PHOTOS    a folder of your own
   luss run CONFIG.yaml --until cluster                   stop after a stage; the same command without it continues
   luss run CONFIG.yaml pretrain.epochs=50 --dry-run      say what would run, and why
   luss status outputs/demo                               state, progress and age of every stage

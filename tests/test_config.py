@@ -7,15 +7,17 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from luss.config import load_config, load_stored_config, to_yaml
+from luss.config import load_config, load_stored_config, shipped_configs, to_yaml
 from luss.errors import LussError
 from luss.methods.pass_s import PassSSettings
 from luss.methods.swav import SwAVSettings
 from luss.settings import OptimizerSettings, PretrainSettings, RunSettings
 from luss.settings.fields import all_keys
+from stages.cli import main
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 LEARNERS = sorted((Path(__file__).parents[1] / "configs" / "methods").glob("*.yaml"))
+LAPTOP, SWAV = (next(path for path in (*CONFIGS, *LEARNERS) if path.stem == name) for name in ("objects27_cpu", "swav"))
 MINIMAL = "name: trial\ndata: {root: photos}\n"
 
 
@@ -245,6 +247,54 @@ def test_a_word_for_a_text_is_that_text_whatever_it_looks_like(minimal: Path, te
 def test_a_threshold_can_be_a_number_or_a_word(minimal: Path) -> None:
     assert float(load_config(minimal, ["pseudo_labels.threshold=0.3"]).pseudo_labels.threshold) == 0.3
     assert load_config(minimal, ["pseudo_labels.threshold=validation"]).pseudo_labels.threshold == "validation"
+
+
+def test_a_shipped_configuration_is_found_by_its_name_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("objects27_cpu", "objects27_cpu.yaml", "configs/objects27_cpu.yaml", "configs/objects27_cpu"):
+        assert load_config(name).name == "objects27_cpu"
+    for name in ("methods/swav", "configs/methods/swav.yaml"):
+        assert load_config("objects27_cpu", [name]).pretrain.method == load_config(LAPTOP, [str(SWAV)]).pretrain.method
+    assert "the configuration objects27_cup does not exist: did you mean objects27_cpu?" in refusal(
+        Path("objects27_cup")
+    )
+    assert "did you mean methods/swav?" in refusal(Path("demo"), "methods/swaf")
+    assert "`luss configs` lists those" in refusal(Path("zzzz"))
+
+
+def test_a_file_in_the_working_folder_wins_over_a_shipped_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The folder of outputs of that name is no file.
+    (tmp_path / "objects27").mkdir()
+    assert load_config("objects27").name == "objects27"
+    (tmp_path / "demo.yaml").write_text(MINIMAL, encoding="utf-8")
+    assert load_config("demo").name == load_config("demo.yaml").name == "trial"
+    assert load_config("configs/demo.yaml").name == "demo"
+
+
+def test_every_shipped_configuration_says_in_its_first_line_what_it_is_for() -> None:
+    for path in shipped_configs().values():
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        assert first.startswith("# "), path
+        assert first.endswith("."), path
+    assert {path.resolve() for path in shipped_configs().values()} == {*CONFIGS, *LEARNERS}
+
+
+def test_a_copy_of_a_configuration_never_takes_the_place_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "methods/swav"]) == 0
+    assert Path("swav.yaml").read_bytes() == SWAV.read_bytes()
+    assert main(["init", "demo", "swav.yaml"]) == 2
+    assert "swav.yaml is there already" in capsys.readouterr().err
+    assert Path("swav.yaml").read_bytes() == SWAV.read_bytes()
+    assert main(["init", "dmeo"]) == 2
+    assert "did you mean demo?" in capsys.readouterr().err
 
 
 def test_a_word_without_an_equals_sign_is_refused_with_an_example(minimal: Path) -> None:

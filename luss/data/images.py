@@ -10,9 +10,9 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,13 @@ from PIL import TiffImagePlugin as _tiff  # noqa: F401
 from PIL import WebPImagePlugin as _webp  # noqa: F401
 
 from luss.errors import LussError
+from luss.settings.run import MAX_PIXELS
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """Lower-case suffixes of files taken for images; compare with `path.suffix.lower()`."""
 
-MAX_PIXELS = 500_000_000
-"""Default limit on width x height: a decoded image of this size takes 2 GB."""
+# Pixels whose numbers are widened at the same time.
+_BLOCK_PIXELS = 1 << 20
 
 # GIF because files named .jpg on the web often are GIFs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -171,10 +172,9 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any image as RGB, as `read_image` says; a new image, never the opened file itself (which keeps metadata)."""
     if image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        return _grey(np.asarray(image), lambda rows: (rows.astype(np.uint32) * 255 + 32767) // 65535)
     if image.mode in ("I", "F"):
-        return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
+        return _stretched(np.asarray(image))
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -183,13 +183,31 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def _stretched(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """(H, W) numbers of any range to 0..255; not-a-number becomes the minimum, a constant image becomes 0."""
-    numbers = values.astype(np.float64)
-    finite = numbers[np.isfinite(numbers)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    clean = np.nan_to_num(numbers, nan=low, posinf=high, neginf=low)
-    return np.rint((clean - low) * (255.0 / ((high - low) or 1.0))).astype(np.uint8)
+def _stretched(values: NDArray[np.generic]) -> Image.Image:
+    """(H, W) numbers of any range as grey 0..255; not-a-number becomes the minimum, a constant image becomes 0."""
+    ends = [(float(found.min()), float(found.max()))
+            for rows in _blocks(values) if (found := rows[np.isfinite(rows)]).size]  # fmt: skip
+    low, high = (min(low for low, _ in ends), max(high for _, high in ends)) if ends else (0.0, 0.0)
+
+    def stretch(rows: NDArray[np.generic]) -> NDArray[np.generic]:
+        clean = np.nan_to_num(rows.astype(np.float64), nan=low, posinf=high, neginf=low)
+        return np.rint((clean - low) * (255.0 / ((high - low) or 1.0)))
+
+    return _grey(values, stretch)
+
+
+def _grey(values: NDArray[np.generic], scale: Callable[[NDArray[np.generic]], NDArray[np.generic]]) -> Image.Image:
+    """(H, W) numbers as an RGB image; `scale` brings rows of them to 0..255, few at a time: wide numbers of all would take six images' memory."""
+    grey = np.empty(values.shape, np.uint8)
+    for rows, target in zip(_blocks(values), _blocks(grey), strict=True):
+        target[...] = scale(rows)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _blocks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Views of (H, W) numbers, some rows each."""
+    count = max(1, _BLOCK_PIXELS // max(1, values.shape[1]))
+    return (values[start : start + count] for start in range(0, len(values), count))
 
 
 def _reason(error: Exception) -> str:

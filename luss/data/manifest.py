@@ -24,12 +24,13 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, is_image, read_image, read_size
+from luss.data.images import IMAGE_SUFFIXES, UnreadableImage, is_image, read_image, read_size
 from luss.data.names import inside
 from luss.data.skipped import SkippedFiles, escape_path, unescape_path
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
 from luss.progress import StopFlag
+from luss.settings.run import MAX_PIXELS
 
 _COLUMNS = b"id\twidth\theight\tpath\n"
 _CHUNK = 64

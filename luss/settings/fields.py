@@ -112,6 +112,8 @@ def _wrong(key: str, value: Any, rule: Rule | None) -> Iterator[str]:
 def all_keys(settings: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key of a block, blocks in it included."""
     for entry in dataclasses.fields(settings):
+        if entry.metadata.get("omegaconf_ignore"):
+            continue
         yield f"{prefix}{entry.name}"
         value = getattr(settings, entry.name)
         if dataclasses.is_dataclass(value):

@@ -23,6 +23,10 @@ from luss.settings.stages import (
 )
 from luss.settings.training import PretrainSettings
 
+MAX_PIXELS = 200_000_000
+"""Width x height of the largest image that is read: the largest cameras of phones. Every process that reads it takes 8 bytes a pixel meanwhile,
+1.6 GB; 13 with transparency, 16-bit or turned by EXIF, 2.6 GB."""
+
 Protocol = Literal["unsupervised", "distance_matching", "semi_supervised"]
 """The protocols of the benchmark."""
 
@@ -46,11 +50,13 @@ class DataSettings:
     root: str = MISSING
     # Folders under root. A root without a `train` folder is itself the training set.
     train: str = "train"
-    # More folders that only the representation is learned from.
+    # More folders that only the representation is learned from; one of a file's that the data lacks is left out.
     extra: list[str] = field(default_factory=list)
     # Splits to predict and, where masks exist, evaluate; those that are absent are left out.
     evaluate: list[str] = field(default_factory=lambda: ["validation"])
-    max_pixels: int = above(0, 300_000_000)
+    # Larger images are skipped, and listed in skipped.csv. Every process that reads, loader workers too, takes 8 bytes a pixel of the largest image,
+    # 13 where it is transparent or turned by EXIF: 200 million pixels are 1.6 to 2.6 GB.
+    max_pixels: int = above(0, MAX_PIXELS)
     # A stage fails when more than this share of its images cannot be read.
     max_skipped_share: float = share(0.01)
     # "header" reads sizes only (fast); "full" decodes every image once, so that truncated files are found at the start.
@@ -89,6 +95,8 @@ class RunSettings:
     semi_evaluate: SemiEvaluateSettings = field(default_factory=SemiEvaluateSettings)
     # What jobs ask a cluster for, by stage; `default` holds for every stage.
     resources: dict[str, ResourceSettings] = field(default_factory=dict, metadata={"transient": True})
+    # No setting: the dotted keys of what was typed as words, which is never fitted to the data (`stages.running.fitting`).
+    typed: frozenset[str] = field(default=frozenset(), compare=False, repr=False, metadata={"omegaconf_ignore": True})
 
     def problems(self) -> list[str]:
         """What concerns several blocks."""

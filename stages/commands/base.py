@@ -48,7 +48,9 @@ class _FileAndWords(argparse.Action):
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
     """`CONFIG.yaml key=value ...`, in any order; options may stand anywhere between them."""
-    parser.add_argument("config", help="YAML file, such as configs/demo.yaml")
+    parser.add_argument(
+        "config", help="YAML file, such as mine.yaml, or a name that `luss configs` lists, such as demo"
+    )
     parser.add_argument(
         "words", nargs="*", action=_FileAndWords, metavar="key=value",
         help="settings that win over the file, such as pretrain.epochs=10",

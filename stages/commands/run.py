@@ -41,7 +41,7 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         sys.stdout.write(to_yaml(run))
         return
-    from stages.running.preflight import preflight
+    from stages.running.preflight import check_sizes, preflight, warn_of_absent
     from stages.running.results import print_results, status_table
     from stages.running.runner import run_stages, select
     from stages.running.state import States
@@ -50,6 +50,8 @@ def main(options: argparse.Namespace) -> None:
     chosen = select(run, until=options.until, only=options.only, force=options.force)
     preflight(run, console)
     if options.dry_run:
+        warn_of_absent(run, console)
+        check_sizes(run, console)
         console.print(status_table(States(run), {stage.name for stage in chosen}, force=options.force))
         return
     run_stages(run, chosen, force=options.force, console=console)

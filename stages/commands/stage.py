@@ -8,16 +8,21 @@ from collections.abc import Sequence
 from luss.config import load_config
 from stages.base import AnyStage
 from stages.commands.base import KEY_VALUE, config_arguments, parsed
-from stages.pipeline import STAGES
+from stages.pipeline import MANIFEST, STAGES
 from stages.running.runner import run_stages
 from stages.running.shard_work import run_shards
 from stages.running.signals import guarded
 
 
+def _alone(stage: AnyStage) -> str:
+    listing = ", but for the manifest, which is made" if stage.needs == (MANIFEST,) else ""
+    return "this stage alone" + (f"; what it needs must be done{listing}" if stage.needs else "")
+
+
 def _examples(stage: AnyStage) -> str:
     command = f"-m stages {stage.name} configs/demo.yaml"
     lines = {
-        f"python {command}": "this stage alone; what it needs must be done",
+        f"python {command}": _alone(stage),
         f"python {command} seed=1 device=cpu": "with other settings",
     }
     if stage.sharded:

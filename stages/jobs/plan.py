@@ -16,7 +16,7 @@ from stages.jobs.source import CodeChoice
 from stages.pipeline import MANIFEST, STAGES
 from stages.running.folder import StageFolder
 from stages.running.lock import run_lock, stage_lock, submission_lock
-from stages.running.preflight import check_processes
+from stages.running.preflight import check_processes, check_sizes
 from stages.running.runner import run_stages, select
 from stages.running.state import States
 
@@ -96,8 +96,11 @@ class Submission:
         self.fresh: set[str] = set()
         self.queue = QueueView({}, {})
         self._look()
+        self._check_processes()
+
+    def _check_processes(self) -> None:
         trained = [stage.name for stage in self.stages if self.kind(stage) != "done"]
-        check_processes(run, {name: self.resources[name].num_tasks for name in trained})
+        check_processes(States(self.run).run, {name: self.resources[name].num_tasks for name in trained})
 
     def _look(self) -> None:
         self.queue, states = view_queue(self.folder, list(STAGES)), States(self.run)
@@ -136,6 +139,9 @@ class Submission:
                 # In this process: how many tasks an array has follows from it.
                 run_stages(self.run, [MANIFEST], force=self.force)
                 self.fresh |= {MANIFEST.name} if self.force == MANIFEST.name else set()
+            # Jobs do not know what was typed, and batches are fitted to the images only now.
+            check_sizes(self.run)
+            self._check_processes()
             yield
 
     def kind(self, stage: AnyStage) -> str:

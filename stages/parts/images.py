@@ -7,7 +7,7 @@ from pathlib import Path
 
 from luss.data.imagenet_s import Layout, category_ids, find_layout
 from luss.data.manifest import Manifest, build_manifest
-from luss.data.skipped import SkippedFiles
+from luss.data.skipped import SkippedFiles, escape_path
 from luss.errors import LussError
 from luss.files import read_json
 from luss.settings import DataSettings
@@ -114,6 +114,14 @@ def evaluated_manifests(place: StagePlace) -> dict[str, Manifest]:
     """
     found = {split: listed_split(place, split) for split in evaluated_splits(place.run.data)}
     return found or {"train": train_manifest(place.run_folder)}
+
+
+def is_listed(run_folder: Path, root: Path, extra: str) -> bool:
+    """Whether the manifest stage has listed the folder `extra` of `data.extra` below `root`."""
+    facts = run_folder / _MANIFEST / "manifest" / f"{list_name(extra)}.json"
+    if not facts.is_file():
+        return False
+    return bool(read_json(facts).get("image_root") == escape_path(str((root / extra).absolute())))
 
 
 def num_listed(run_folder: Path, *extra: str) -> int:

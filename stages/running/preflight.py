@@ -24,15 +24,14 @@ from luss.settings import (
     ViewSettings,
     WholeImageSettings,
 )
-from stages.base import AnyStage, Stage
+from luss.settings.fields import problems
+from stages.base import AnyStage
 from stages.finetune import Finetune
-from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split, num_listed
+from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split
 from stages.parts.train_semi import check_train_semi
-from stages.pipeline import ATTENTION, CLUSTERS, DISTANCE_MATCHING, FINETUNE, MANIFEST, PRETRAIN, STAGES, stages_of
+from stages.pipeline import CLUSTERS, DISTANCE_MATCHING, MANIFEST, STAGES, stages_of
+from stages.running.fitting import absent_folders, may_be_lowered, unfilled, without_absent
 from stages.running.state import States
-
-# Stages that train on the listed images, and whose batch cannot be larger than these.
-_TRAINED: tuple[Stage[TrainSettings], ...] = (PRETRAIN, ATTENTION, FINETUNE)
 
 
 def preflight(run: RunSettings, console: Console) -> None:
@@ -48,19 +47,32 @@ def preflight(run: RunSettings, console: Console) -> None:
     _check_weights(run)
 
 
-def check_sizes(run: RunSettings) -> None:
-    """Checks what depends on the number of images, as soon as the manifest stage has counted them.
+def check_sizes(run: RunSettings, console: Console | None = None) -> None:
+    """Checks what depends on the number of images, as soon as the manifest stage has counted them; tells `console` what is lowered.
 
     Raises:
-        LussError: More clusters, components or images a batch than there are images; all of them.
+        LussError: More clusters, components, prototypes or images a batch than there are images, which were typed or may not be lowered; all
+            of them, and the words to type.
     """
-    if States(run).of(MANIFEST).kind != "done":
+    states = States(run)
+    if states.of(MANIFEST).kind != "done":
         return
-    run_folder = Path(run.output)
-    # Those that are clustered and labelled, and those that the representation is learned from.
-    problems = list(_too_large(run, num_listed(run_folder), num_listed(run_folder, *run.data.extra)))
-    if problems:
-        raise LussError("\n".join(problems))
+    sizes = unfilled(without_absent(run, states.run_folder), states.run_folder)
+    refused = [size for size in sizes if not may_be_lowered(size, run)]
+    wrong = [*map(str, refused), *problems(states.run)]
+    if wrong:
+        words = " ".join(size.word for size in refused)
+        raise LussError("\n".join([*wrong, *([f"sizes that they fill, to type: {words}"] if words else [])]))
+    if sizes and console is not None:
+        changes = ", ".join(f"{size.key} {size.value} -> {size.fitting}" for size in sizes)
+        counts = " and ".join(str(count) for count in sorted({size.available for size in sizes}))
+        _warn(console, f"sizes are lowered to what {counts} images fill: {changes}; few images want more epochs")
+
+
+def warn_of_absent(run: RunSettings, console: Console) -> None:
+    """Says which folders of `data.extra` are left out because they are not there."""
+    for extra in absent_folders(run, Path(run.output)):
+        _warn(console, f"data.extra names {extra!r}, which {run.data.root} lacks: it is left out")
 
 
 def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
@@ -76,7 +88,7 @@ def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
 
 
 def _check_data(run: RunSettings, layout: Layout, console: Console) -> None:
-    listed_folders(run.data, layout)
+    listed_folders(without_absent(run, Path(run.output)).data, layout)
     for split in run.data.evaluate:
         if split not in layout.images and [split] != DataSettings().evaluate:
             near = nearest_split(split, layout)
@@ -188,19 +200,6 @@ def _views(block: Any, prefix: str) -> Iterator[tuple[str, ViewSettings]]:
             yield f"{prefix}.{entry.name}", value
         elif dataclasses.is_dataclass(value):
             yield from _views(value, f"{prefix}.{entry.name}")
-
-
-def _too_large(run: RunSettings, num_images: int, num_pretrained: int) -> Iterator[str]:
-    own = stages_of(run)
-    for stage in _TRAINED:
-        block, available = stage.block(run), num_pretrained if stage is PRETRAIN else num_images
-        if stage.name in own and block.epochs and block.batch_size > available:
-            yield f"{stage.name}.batch_size is {block.batch_size}, but there are {available} images: lower it"
-    if CLUSTERS.name not in own:
-        return
-    for key, value in (("num_clusters", run.cluster.num_clusters), ("layout_dim", run.cluster.layout_dim)):
-        if value > num_images:
-            yield f"cluster.{key} is {value}, but there are {num_images} images: lower it"
 
 
 def _warn(console: Console, text: str) -> None:

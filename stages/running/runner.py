@@ -20,7 +20,7 @@ from stages.pipeline import MANIFEST, STAGES, stages_of
 from stages.running.console import ConsoleReporter, duration
 from stages.running.folder import PROGRESS, StageFolder
 from stages.running.lock import Waiting, run_lock, stage_lock
-from stages.running.preflight import check_sizes
+from stages.running.preflight import check_sizes, warn_of_absent
 from stages.running.process import begin_piece, peak_memory_mb
 from stages.running.signals import stop_on_signals
 from stages.running.state import StageState, States
@@ -59,11 +59,12 @@ def run_stages(
 ) -> None:
     """Runs every given stage that is not done; continues partial ones; moves stale ones aside and runs them anew.
 
-    Of a sharded stage it makes the shards that are missing, and joins all.
+    Of a sharded stage it makes the shards that are missing, and joins all. Of several processes the first lists the images while the
+    others wait.
 
     Args:
         run: Settings.
-        stages: In order.
+        stages: In order; before one that needs no more than the manifest, that is made too where it is missing.
         force: A stage to run anew although it is done.
         console: Where to print.
         waiting: "for the dead" when a scheduler may have started this job again after its machine died: the lock that the dead one
@@ -81,24 +82,42 @@ def run_stages(
         with telling, stop_on_signals() as stop, processes.naming_lost_peers():
             first = processes.rank() == 0
             with run_lock(folder, waiting=waiting, stop=stop) if first else contextlib.nullcontext():
-                for stage in stages:
-                    if stage is not MANIFEST:
-                        check_sizes(run)
+                if first:
+                    warn_of_absent(run, console)
+                with processes.first_alone(MANIFEST.name, stop) as listing:
+                    if listing and _is_listing_due(run, stages):
+                        _run_one(MANIFEST, run, device, stop, console, force=force == MANIFEST.name)
+                check_sizes(run, console if first else None)
+                for stage in (stage for stage in stages if stage is not MANIFEST):
                     with stage_lock(folder, stage.name) if stage.sharded and first else contextlib.nullcontext():
                         _run_one(stage, run, device, stop, console, force=stage.name == force)
     finally:
         processes.stop()
 
 
+def _is_listing_due(run: RunSettings, stages: Sequence[AnyStage]) -> bool:
+    """Whether the manifest is to be run: where it is asked for, or missing before a stage that begins with it."""
+    if MANIFEST in stages:
+        return True
+    begins = any(stage.needs == (MANIFEST,) for stage in stages[:1])
+    return begins and States(run).of(MANIFEST).kind in ("missing", "partial")
+
+
 def _run_one(
     stage: AnyStage, run: RunSettings, device: torch.device, stop: StopFlag, console: Console, *, force: bool
 ) -> None:
     first = processes.rank() == 0
-    if processes.world_size() > 1 and not stage.distributed:
+    alone = not stage.distributed
+    if processes.world_size() > 1 and alone and stage is not MANIFEST:
         raise LussError(f"{stage.name} works in one process: start it without torchrun")
+
+    def meet() -> None:
+        if not alone:
+            processes.barrier()
+
     states = States(run)
     state = states.of(stage)
-    processes.barrier()
+    meet()
     if state.kind == "done" and not force:
         if first:
             console.print(f"{stage.name}: done ({duration(state.seconds)})", highlight=False)
@@ -108,18 +127,18 @@ def _run_one(
     files = StageFolder(stage, place)
     if first:
         _prepare(files, state, console, force=force)
-    processes.barrier()
+    meet()
     reporter = ConsoleReporter(
         stage.name, place.folder, console=console, seconds_before=files.seconds_before(), quiet=not first
     )
     begin_piece(run.seed)
-    skipped = SkippedFiles(place.folder / _own_list())
+    skipped = SkippedFiles(place.folder / _own_list(alone=alone))
     context = StageContext(**vars(place), device=device, reporter=reporter, skipped=skipped)
     try:
         if first:
             console.print(f"[bold]{stage.name}[/bold]", highlight=False)
         figures = stage.run(context)
-        processes.barrier()
+        meet()
         if first:
             _absorb_ranks(place.folder)
             num_skipped = SkippedFiles(place.folder / "skipped.csv").count
@@ -148,9 +167,9 @@ def _prepare(files: StageFolder, state: StageState, console: Console, *, force: 
     _absorb_ranks(files.place.folder)
 
 
-def _own_list() -> str:
+def _own_list(*, alone: bool) -> str:
     """The list of unreadable images of this process: several that write one file would cut each other's lines."""
-    return "skipped.csv" if processes.world_size() == 1 else f"skipped.rank-{processes.rank()}.csv"
+    return "skipped.csv" if alone or processes.world_size() == 1 else f"skipped.rank-{processes.rank()}.csv"
 
 
 def _absorb_ranks(folder: Path) -> None:

@@ -12,6 +12,8 @@ from luss.files import read_json
 from luss.progress import StopFlag
 from luss.settings import RunSettings
 from stages.base import AnyStage, StagePlace, fingerprint
+from stages.pipeline import MANIFEST
+from stages.running.fitting import lowered, without_absent
 from stages.running.folder import DONE, NOT_PRODUCTS, STARTED, read_done, read_progress, work_of_shards
 from stages.running.lock import listing_lock, living_shards
 from stages.sharded import SHARDS, ShardedStage, ShardPlan
@@ -38,14 +40,21 @@ class States:
     """One look at a run: every stage is looked at when it is first asked for, and remembered.
 
     What happens on disk afterwards is seen by another look.
+
+    Attributes:
+        run: The settings, fitted to the images that are listed (`stages.running.fitting`).
+        run_folder: The run's folder.
     """
 
     def __init__(self, run: RunSettings, run_folder: Path | None = None) -> None:
-        """Looks at nothing yet; `run_folder`: the run's folder, where it is not `run.output`."""
-        self.run, self.run_folder = run, run_folder or Path(run.output)
+        """Looks at the manifest alone yet; `run_folder`: the run's folder, where it is not `run.output`."""
+        self.run_folder = run_folder or Path(run.output)
+        self.run = without_absent(run, self.run_folder)
         self._states: dict[str, StageState] = {}
         self._done: dict[str, dict[str, Any]] = {}
         self._fingerprints: dict[str, str] = {}
+        if self.of(MANIFEST).kind == "done":
+            self.run = lowered(self.run, self.run_folder)
 
     def of(self, stage: AnyStage) -> StageState:
         """The state of a stage."""

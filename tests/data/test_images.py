@@ -3,6 +3,8 @@
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
-from luss.data.images import IMAGE_SUFFIXES, UnreadableImage, read_image, read_size
+from luss.data import images
+from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, read_image, read_size
 from luss.errors import LussError
+from luss.settings import DataSettings
 
 # Left half red, right half blue: survives JPEG, shows rotations and swapped channels.
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -117,6 +121,18 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> N
 def test_numbers_without_an_agreed_white_are_stretched_from_minimum_to_maximum(tmp_path: Path, dtype: type) -> None:
     read = read_image(save(tmp_path / "a.tif", Image.fromarray(np.array([[-100, 0, 100_000]], dtype=dtype))))
     assert np.asarray(read)[0, :, 0].tolist() == [0, 0, 255]
+
+
+def test_images_of_wide_numbers_are_stretched_as_a_whole_whatever_is_held_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
+    values[7, 3], values[21, 2] = np.nan, np.inf
+    path = save(tmp_path / "a.tif", Image.fromarray(values))
+    whole = np.asarray(read_image(path))
+    monkeypatch.setattr(images, "_BLOCK_PIXELS", 100)
+    assert np.array_equal(np.asarray(read_image(path)), whole)
+    assert (whole.min(), whole.max()) == (0, 255)
 
 
 def test_a_float_image_without_one_finite_number_is_black(tmp_path: Path) -> None:
@@ -290,8 +306,46 @@ def test_files_that_are_no_images_are_refused(tmp_path: Path, content: bytes, re
 @pytest.mark.parametrize("read", [read_image, read_size])
 def test_an_absurdly_large_image_is_refused_before_its_pixels_are_decoded(tmp_path: Path, read: Any) -> None:
     (tmp_path / "a.png").write_bytes(png_header_only(60_000, 60_000))
-    with pytest.raises(UnreadableImage, match=r"60000 x 60000 pixels, above the limit of 500,000,000 pixels"):
+    with pytest.raises(UnreadableImage, match=r"60000 x 60000 pixels, above the limit of 200,000,000 pixels"):
         read(tmp_path / "a.png")
+
+
+# How much memory reading takes above what Python and its libraries have taken before.
+_MEASURE = """
+import resource, sys
+from pathlib import Path
+import luss.data.images
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+luss.data.images.read_image(Path(sys.argv[1]))
+before = peak()
+for path in sys.argv[2:]:
+    width, height = luss.data.images.read_image(Path(path)).size
+    print((peak() - before) / (width * height))
+"""
+
+
+def test_reading_takes_the_memory_that_the_limit_is_said_to_mean(tmp_path: Path) -> None:
+    side = 2000
+    black, exif = np.zeros((side, side)), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    tiny = save(tmp_path / "tiny.jpg", two_halves(), exif=exif)
+    # From the least to the most: the peak of a process never falls.
+    paths = [
+        save(tmp_path / "plain.jpg", Image.new("RGB", (side, side))),
+        save(tmp_path / "turned.jpg", Image.new("RGB", (side, side)), exif=exif),
+        save(tmp_path / "transparent.png", Image.new("RGBA", (side, side)), compress_level=1),
+        save(tmp_path / "grey.png", Image.fromarray(black.astype(np.uint16)), compress_level=1),
+        save(tmp_path / "wide.tif", Image.fromarray(black.astype(np.float32)), compression="packbits"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, *map(str, [tiny, *paths])], capture_output=True, text=True, check=True
+    )
+    taken = [float(line) for line in done.stdout.split()]
+    # Of 4 million pixels some of what is measured is the decoder's own.
+    assert taken[0] < 8 + 1.5
+    assert max(taken) < 13 + 2.5, taken
+    assert MAX_PIXELS * 13 <= 2.6e9
+    assert DataSettings().max_pixels == MAX_PIXELS
 
 
 def test_max_pixels_is_a_limit_that_may_be_reached(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from nasty_folder import add_image, nasty_folder
+from PIL import Image
 
 from luss.data import manifest as manifest_module
 from luss.data.images import UnreadableImage
@@ -60,6 +61,19 @@ def test_header_checks_find_all_but_truncated_pixels(tmp_path: Path) -> None:
     manifest = build(tmp_path / "root", tmp_path / "out")
     assert set(manifest.names()) == {*good, "bad truncated.jpg"}
     assert SkippedFiles(tmp_path / "out" / "skipped.csv").count == len(bad) - 1
+
+
+def test_an_image_of_more_pixels_than_memory_is_meant_for_is_skipped_with_a_line(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    add_image(photos / "a.jpg")
+    # 59 kB, and 2.3 GB to read.
+    Image.new("1", (22_000, 22_000)).save(photos / "huge.png")
+    skipped = SkippedFiles(tmp_path / "skipped.csv")
+    summary = build_manifest(photos, tmp_path, "train", skipped=skipped)
+    assert summary == ManifestSummary(1, 1)
+    line = skipped.path.read_text(encoding="utf-8").splitlines()[1]
+    assert line == f'{photos / "huge.png"},"22000 x 22000 pixels, above the limit of 200,000,000 pixels"'
 
 
 def test_images_are_sorted_by_the_components_of_their_paths(tmp_path: Path) -> None:

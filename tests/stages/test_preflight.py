@@ -1,19 +1,27 @@
 """What is refused before work begins, so that nobody finds a typo after hours."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from rich.console import Console
 from running import Launcher
 from tiny_run import write_tiny_config
 
-from luss.config import load_config
+from luss.config import load_config, load_stored_config
 from luss.errors import LussError
+from stages.base import fingerprint
 from stages.parts.images import list_name
+from stages.pipeline import CLUSTERS, MANIFEST, PRETRAIN
+from stages.running.fitting import lowered
 from stages.running.preflight import check_processes, check_sizes, preflight
+from stages.running.runner import run_stages
+from stages.running.state import States
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
 
 
 def refused(luss: Launcher, config: Path, run: Path, *words: str) -> str:
@@ -33,10 +41,15 @@ def refused(luss: Launcher, config: Path, run: Path, *words: str) -> str:
          "grid of 2 have 36 numbers"),
         (["cluster.num_clusters=1000"], "cluster.num_clusters is 1000, but masks compare at most 999 ids"),
         (["data.train=trian"], "data.train names 'trian'"),
-        (["cluster.num_clusters=61"], "cluster.num_clusters is 61, but there are 60 images"),
-        (["finetune.batch_size=61"], "finetune.batch_size is 61, but there are 60 images"),
+        (["cluster.num_clusters=61", "pretrain.method.clustering={num_prototypes: 61, queue_length: 61}"],
+         "pretrain.method.clustering.num_prototypes is 61, but there are 60 images "
+         "pretrain.method.clustering.queue_length is 61, but there are 60 images cluster.num_clusters is 61, but there are 60 images "
+         "sizes that they fill, to type: pretrain.method.clustering.num_prototypes=30 pretrain.method.clustering.queue_length=60 "
+         "cluster.num_clusters=30"),
+        (["data.extra=[train-exrta]"], "data.extra names 'train-exrta', but"),
         (["pixel_attention.batch_size=80", "pixel_attention.queue_length=0", "finetune.batch_size=64"],
-         "pixel_attention.batch_size is 80, but there are 60 images: lower it finetune.batch_size is 64"),
+         "pixel_attention.batch_size is 80, but there are 60 images finetune.batch_size is 64, but there are 60 images "
+         "sizes that they fill, to type: pixel_attention.batch_size=40 finetune.batch_size=32"),
         (["protocols=[semi_supervised]", "semi_finetune.batch_size=5000"], "semi_finetune.batch_size is 5000, but"),
     ],
 )  # fmt: skip
@@ -123,6 +136,114 @@ def test_the_sizes_of_a_finished_listing_are_checked_for_single_stages_too(
     assert "cluster.num_clusters is 70, but there are 60 images" in outcome.output
     # Where only other protocols are asked for, nothing is clustered.
     check_sizes(load_config(config, [*words, "protocols=[distance_matching]"]))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """118 tiny photographs of somebody who has no benchmark."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for number in range(118):
+        Image.new("RGB", (24, 20), (number, 255 - number, 80)).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("count", "half"), [(118, 64), (60, 32), (300, 128)])
+def test_sizes_of_a_file_that_few_photographs_cannot_fill_are_lowered_with_one_warning(
+    photographs: Path, tmp_path: Path, count: int, half: int
+) -> None:
+    folder, console = tmp_path / "photographs", Console(record=True, width=2000)
+    folder.mkdir()
+    for number in range(count):
+        os.link(photographs / f"{number % 118:03d}.png", folder / f"{number}.png")
+    run = load_config(ROOT / "configs" / "objects27_cpu.yaml", [f"data.root={folder}", f"output={tmp_path / 'run'}"])
+    run_stages(run, [MANIFEST], console=console)
+    said = console.export_text()
+    assert said.count("data.extra names 'train-extra'") == 1
+    assert said.count("warning: sizes are lowered") == (half < 128)
+    lowered = ("pretrain.batch_size", "pretrain.method.clustering.num_prototypes", "cluster.layout_dim")
+    if half < 128:
+        assert all(f"{key} 128 -> {half}" in said for key in lowered)
+        assert "finetune.batch_size" not in said
+    # Everybody who looks at the run sees them, and who looks at what a stage has left too.
+    states = States(run)
+    assert states.run.data.extra == []
+    assert (states.run.pretrain.batch_size, states.run.cluster.layout_dim, states.run.cluster.num_clusters) == (
+        half,
+        half,
+        27,
+    )
+    assert run.pretrain.batch_size == 128
+    kept = load_stored_config(tmp_path / "run" / "manifest" / "config.yaml")
+    assert kept.data.extra == []
+    assert States(kept).fingerprint(CLUSTERS) == states.fingerprint(CLUSTERS)
+    place = states.place(PRETRAIN)
+    assert (place.run.pretrain.batch_size, place.fingerprint) == (half, fingerprint(PRETRAIN, states.run))
+    preflight(run, Console(quiet=True))
+
+
+def test_a_queue_and_parts_of_a_batch_are_fitted_together(shapes_folder: Path, finished: Path, config: Path) -> None:
+    run = load_config(config, [f"output={finished}"])
+    run.typed = frozenset()
+    run.pretrain.batch_size, run.pretrain.accumulate = 100, 20
+    run.pretrain.method.clustering.queue_length = 512
+    found = lowered(run, finished).pretrain
+    assert (found.batch_size, found.accumulate, found.method.clustering.queue_length) == (50, 1, 50)
+    run.pretrain.accumulate = 5
+    found = lowered(run, finished).pretrain
+    assert (found.batch_size, found.accumulate, found.method.clustering.queue_length) == (50, 5, 60)
+
+
+def test_what_was_typed_is_refused_and_what_a_file_says_is_lowered(config: Path, finished: Path) -> None:
+    over = finished.parent / "over.yaml"
+    text = "pretrain: {batch_size: 64, method: {clustering: {queue_length: 0}}}\nfinetune: {batch_size: 64}\n"
+    over.write_text(text, encoding="utf-8")
+    run = load_config(config, [str(over), f"output={finished}", "finetune.batch_size=64"])
+    with pytest.raises(LussError) as caught:
+        check_sizes(run)
+    assert str(caught.value).splitlines() == [
+        "finetune.batch_size is 64, but there are 60 images",
+        "sizes that they fill, to type: finetune.batch_size=32",
+    ]
+    assert States(run).run.pretrain.batch_size == 32
+    check_sizes(load_config(config, [str(over), f"output={finished}", "finetune.batch_size=32"]))
+
+
+def test_a_run_of_lowered_sizes_is_done_for_the_same_command_and_for_status(
+    luss: Launcher, config: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    over, run = tmp_path / "over.yaml", tmp_path / "run"
+    over.write_text(
+        "pretrain: {batch_size: 64, epochs: 1, method: {clustering: {num_prototypes: 90, queue_length: 64}}}\n"
+    )
+    words = ("run", str(config), str(over), f"output={run}", f"data.root={shapes_folder}", "--until", "pretrain")
+    outcome = luss(*words)
+    assert outcome.code == 0, outcome.output
+    assert "global batch 32" in outcome.output
+    kept = load_stored_config(run / "pretrain" / "config.yaml").pretrain
+    clustering = kept.method.clustering
+    assert (kept.batch_size, clustering.num_prototypes, clustering.queue_length) == (32, 45, 32)
+    assert "pretrain: done (" in luss(*words).output
+    assert "stale" not in luss("status", str(run)).output
+
+
+def test_a_folder_of_more_photographs_that_is_not_there_is_left_out_unless_it_was_typed(
+    photographs: Path, config: Path, tmp_path: Path
+) -> None:
+    over, run, root = tmp_path / "over.yaml", tmp_path / "run", tmp_path / "root"
+    over.write_text("data: {extra: [more]}\n", encoding="utf-8")
+    shutil.copytree(photographs, root / "train")
+    words = [str(over), f"data.root={root}", f"output={run}"]
+    run_stages(load_config(config, words), [MANIFEST], console=Console(quiet=True))
+    assert States(load_config(config, words)).of(MANIFEST).kind == "done"
+    # It came: the representation is to learn from it.
+    shutil.copytree(photographs, root / "more")
+    assert States(load_config(config, words)).of(MANIFEST).detail == "data.extra: default -> ['more']"
+    run_stages(load_config(config, words), [MANIFEST], console=Console(quiet=True))
+    # It has gone after it was listed: the run is what it was.
+    shutil.rmtree(root / "more")
+    assert States(load_config(config, words)).of(MANIFEST).kind == "done"
+    with pytest.raises(LussError, match=r"data\.extra names 'more', but"):
+        preflight(load_config(config, [*words, "data.extra=[more]", f"output={tmp_path / 'other'}"]), Console())
 
 
 def test_a_global_batch_that_does_not_divide_over_the_processes_of_a_job_is_refused(config: Path) -> None:

@@ -57,6 +57,28 @@ def test_two_processes_of_torchrun_train_as_one_does(
     assert "pretrain: done (" in outcome.output
 
 
+def test_a_pretraining_that_several_processes_begin_lists_the_images_first(
+    luss: Launcher, config: Path, finished: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    outcomes = luss.together(2, "pretrain", str(config), f"output={run}", "pretrain.epochs=0")
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert outcomes[0].output.count("manifest: done in") == 1
+    assert "manifest" not in outcomes[1].output
+    for name in ("train.tsv", "train.offsets.npy"):
+        own, expected = (each / "manifest" / "manifest" / name for each in (run, finished))
+        assert own.read_bytes() == expected.read_bytes()
+    assert (run / "pretrain" / "DONE.json").is_file()
+
+
+def test_a_listing_that_fails_ends_all_processes_with_its_reason(luss: Launcher, config: Path, tmp_path: Path) -> None:
+    for outcome in luss.together(
+        2, "pretrain", str(config), f"output={tmp_path / 'run'}", f"data.root={tmp_path / 'no'}"
+    ):
+        assert outcome.code == 2, outcome
+        assert "which is not a folder" in " ".join(outcome.output.split())
+
+
 def test_a_stage_of_one_process_is_refused_in_several(luss: Launcher, config: Path, finished: Path) -> None:
     shown = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     for outcome in luss.together(2, "evaluate", str(config), f"output={finished}"):
