@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from luss.data.images import IMAGE_SUFFIXES, is_image
+from luss.data.formats import IMAGE_SUFFIXES, is_image
 from luss.errors import LussError
 
 _PLACES = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")

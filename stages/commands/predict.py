@@ -111,8 +111,8 @@ def image_source(images: Path, out: Path) -> tuple[Path, Names]:
     Raises:
         LussError: There is nothing to segment, or `out` would mix with the images.
     """
+    from luss.data.formats import IMAGE_SUFFIXES
     from luss.data.image_list import ImageList
-    from luss.data.images import IMAGE_SUFFIXES
     from luss.data.manifest import find_images
 
     if images.is_file() and images.suffix.lower() == ".txt":
@@ -243,6 +243,8 @@ def _segment(
     )
     seconds, num_new = time.monotonic() - started, folder.tally.num_images - before
     _print_table(summary(folder.tally, segmenter.names)["classes"], reporter.console)
+    if images.kept_apart:
+        reporter.message(images.kept_apart)
     parts = [f"{num_new} images segmented" + (f" ({num_new / max(seconds, 1e-9):.1f} images/s)" if num_new else "")]
     parts += [f"{before} were done before"] if before else []
     if folder.skipped.count:

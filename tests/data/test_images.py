@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from luss.data.images import IMAGE_SUFFIXES, UnreadableImage, read_image, read_size
+from luss.data.formats import IMAGE_SUFFIXES
+from luss.data.images import UnreadableImage, read_image, read_size
 from luss.errors import LussError
 
 # Left half red, right half blue: survives JPEG, shows rotations and swapped channels.
