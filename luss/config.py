@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from luss.errors import LussError
+from luss.files import read_user_text
 from luss.methods import method_class
 from luss.settings import MethodSettings, RunSettings
 from luss.settings.fields import all_keys, problems
@@ -91,8 +93,14 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
         reason = str(error).splitlines()[0]
         raise LussError(f"{source}: {reason} (a variable of the environment is ${{oc.env:NAME}})") from error
     assert isinstance(settings, RunSettings)
-    for block, name in ((settings, "output"), (settings.data, "root"), (settings.data.shapes, "folder")):
+    for block, name in (
+        (settings, "output"),
+        (settings.data, "root"),
+        (settings.data, "train"),
+        (settings.data.shapes, "folder"),
+    ):
         setattr(block, name, os.path.expanduser(getattr(block, name)))
+    settings.data.extra = [os.path.expanduser(each) if isinstance(each, str) else each for each in settings.data.extra]
     settings.pretrain.backbone.weights = os.path.expanduser(settings.pretrain.backbone.weights)
     if not settings.output:
         settings.output = f"outputs/{settings.name}"
@@ -104,13 +112,15 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(read_user_text(path))))
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
         raise LussError(
             f"the configuration {path} does not exist" + (f": did you mean {path.parent / near[0]}?" if near else "")
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except LussError:
+        raise
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise LussError(f"the configuration {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise LussError(f"the configuration {path} must be a mapping of settings, not {type(content).__name__}")

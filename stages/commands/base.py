@@ -83,11 +83,21 @@ def parsed(
     """
     if not arguments or arguments[0] not in commands:
         # Help, or what is wrong.
-        return parser.parse_args(arguments)
+        return _expanded(parser.parse_args(arguments))
     # `parser` itself would take options only before or after all words.
     command, found = commands[arguments[0]], argparse.Namespace(command=arguments[0])
     try:
-        return command.parse_intermixed_args(arguments[1:], found)
+        return _expanded(command.parse_intermixed_args(arguments[1:], found))
     except TypeError:
         # It has commands of its own.
-        return command.parse_args(arguments[1:], found)
+        return _expanded(command.parse_args(arguments[1:], found))
+
+
+def _expanded(options: argparse.Namespace) -> argparse.Namespace:
+    """`~` in every path: shells leave it where it does not begin a word, as in --out=~/masks."""
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, value.expanduser())
+        elif isinstance(value, list):
+            setattr(options, name, [each.expanduser() if isinstance(each, Path) else each for each in value])
+    return options
