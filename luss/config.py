@@ -20,6 +20,9 @@ from luss.methods import method_class
 from luss.settings import MethodSettings, RunSettings
 from luss.settings.fields import all_keys, problems
 
+# A name's byte 0xNN that is not UTF-8 is the letter U+DCNN (PEP 383), which no YAML may hold: U+10F7NN, which is nobody's, stands for it.
+_BYTES_TO_LETTERS = {0xDC00 + byte: 0x10F700 + byte for byte in range(0x80, 0x100)}
+_LETTERS_TO_BYTES = {letter: byte for byte, letter in _BYTES_TO_LETTERS.items()}
 _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
 
@@ -65,8 +68,22 @@ def load_stored_config(path: Path) -> RunSettings:
 
 
 def to_yaml(settings: Any) -> str:
-    """A settings object as YAML, resolved."""
-    return str(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+    """A settings object as YAML, resolved; bytes of names that are not UTF-8 as private letters, which are read as these bytes again."""
+    found = OmegaConf.structured(settings)
+    try:
+        return str(OmegaConf.to_yaml(found))
+    except UnicodeEncodeError:
+        content = OmegaConf.to_container(found, enum_to_str=True)
+        return str(OmegaConf.to_yaml(OmegaConf.create(_translated(content, _BYTES_TO_LETTERS))))
+
+
+def _translated(value: Any, table: dict[int, int]) -> Any:
+    """A value of YAML with other letters in its texts."""
+    if isinstance(value, str):
+        return value.translate(table)
+    if isinstance(value, dict):
+        return {key: _translated(each, table) for key, each in value.items()}
+    return [_translated(each, table) for each in value] if isinstance(value, list) else value
 
 
 def _schema() -> DictConfig:
@@ -124,7 +141,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise LussError(f"the configuration {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise LussError(f"the configuration {path} must be a mapping of settings, not {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
+    return {str(key): _translated(value, _LETTERS_TO_BYTES) for key, value in content.items()}
 
 
 def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:

@@ -59,6 +59,14 @@ def run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, such as outputs/demo")
 
 
+def tell_changed(run_folder: Path, console: Console) -> None:
+    """A line where the images of a run are no longer those that were listed."""
+    from stages.parts.images import changed_since_listed
+
+    if sentence := changed_since_listed(run_folder):
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
 def now_and_then(console: Console, what: str, *, at_end: bool = False) -> Callable[[int, int], None]:
     """Takes numbers of images, done and in all, and prints a line about them every `SECONDS`; with `at_end` also at the end."""
     last = time.monotonic()

@@ -95,7 +95,7 @@ class StageFolder:
             "fingerprint": self.place.fingerprint,
             "settings": self.stage.settings(self.place.run),
             "extra": self.stage.extra_identity(self.place.run_folder)[0],
-            "inputs": {need.name: read_done(self.place.of(need)).get("id") for need in self.stage.needs},
+            "inputs": {need.name: need.id_for(self.stage, read_done(self.place.of(need))) for need in self.stage.needs},
         }
 
     def begin(self) -> None:
@@ -167,7 +167,7 @@ class StageFolder:
         shard_seconds, shard_memory_mb = work_of_shards(folder)
         record = {
             **self._record(),
-            "id": uuid.uuid4().hex,
+            "id": self.stage.result_id(figures),
             "products": {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(_products(folder))},
             "figures": figures,
             "seconds": round(seconds + shard_seconds, 1),
