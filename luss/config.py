@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import io
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,10 +15,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from luss.errors import LussError
+from luss.files import read_user_text
 from luss.methods import method_class
 from luss.settings import MethodSettings, RunSettings
 from luss.settings.fields import all_keys, problems
 
+# A name's byte 0xNN that is not UTF-8 is the letter U+DCNN (PEP 383), which no YAML may hold: U+10F7NN, which is nobody's, stands for it.
+_BYTES_TO_LETTERS = {0xDC00 + byte: 0x10F700 + byte for byte in range(0x80, 0x100)}
+_LETTERS_TO_BYTES = {letter: byte for byte, letter in _BYTES_TO_LETTERS.items()}
 _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
 
@@ -93,8 +98,22 @@ def load_stored_config(path: Path) -> RunSettings:
 
 
 def to_yaml(settings: Any) -> str:
-    """A settings object as YAML, resolved."""
-    return str(OmegaConf.to_yaml(OmegaConf.structured(settings)))
+    """A settings object as YAML, resolved; bytes of names that are not UTF-8 as private letters, which are read as these bytes again."""
+    found = OmegaConf.structured(settings)
+    try:
+        return str(OmegaConf.to_yaml(found))
+    except UnicodeEncodeError:
+        content = OmegaConf.to_container(found, enum_to_str=True)
+        return str(OmegaConf.to_yaml(OmegaConf.create(_translated(content, _BYTES_TO_LETTERS))))
+
+
+def _translated(value: Any, table: dict[int, int]) -> Any:
+    """A value of YAML with other letters in its texts."""
+    if isinstance(value, str):
+        return value.translate(table)
+    if isinstance(value, dict):
+        return {key: _translated(each, table) for key, each in value.items()}
+    return [_translated(each, table) for each in value] if isinstance(value, list) else value
 
 
 def _schema() -> DictConfig:
@@ -122,9 +141,10 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
         raise LussError(f"{source}: {reason} (a variable of the environment is ${{oc.env:NAME}})") from error
     assert isinstance(settings, RunSettings)
     data, pretrain = settings.data, settings.pretrain
-    paths: list[tuple[Any, str]] = [(settings, "output"), (data, "root"), (data.shapes, "folder")]
+    paths: list[tuple[Any, str]] = [(settings, "output"), (data, "root"), (data, "train"), (data.shapes, "folder")]
     for block, name in (*paths, (pretrain, "weights"), (pretrain.backbone, "weights")):
         setattr(block, name, os.path.expanduser(getattr(block, name)))
+    data.extra = [os.path.expanduser(each) if isinstance(each, str) else each for each in data.extra]
     if not settings.output:
         settings.output = f"outputs/{settings.name}"
     wrong = [*wrong, *problems(settings)]
@@ -135,14 +155,16 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(read_user_text(path))))
     except FileNotFoundError as error:
         raise LussError(f"the configuration {path} does not exist{nearest_config(path)}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except LussError:
+        raise
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise LussError(f"the configuration {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise LussError(f"the configuration {path} must be a mapping of settings, not {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
+    return {str(key): _translated(value, _LETTERS_TO_BYTES) for key, value in content.items()}
 
 
 def _shipped_name(path: Path) -> str:

@@ -4,6 +4,7 @@ Every product of a stage goes through `replacing`: it is written to a temporary 
 at any moment leaves either the old file or the new one.
 """
 
+import codecs
 import contextlib
 import errno
 import hashlib
@@ -17,6 +18,14 @@ from typing import Any
 from luss.errors import LussError
 
 TEMPORARY_SUFFIX = ".partial"
+# UTF-32 before UTF-16, whose mark is the beginning of its own.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 # The only way to learn it is to set it, which threads that create files would see: once, at import.
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -177,9 +186,47 @@ def remove_leftovers(targets: Iterable[Path]) -> None:
                 left.unlink(missing_ok=True)
 
 
+def text_encoding(start: bytes) -> str:
+    """The encoding of a text that people or other systems have written, by the mark that its first four bytes may be; UTF-8 without one."""
+    for mark, encoding in _MARKS:
+        if start.startswith(mark):
+            return encoding
+    return "utf-8"
+
+
+def not_text(path: Path, line: int) -> LussError:
+    """What to say of a file that is no text, or one that another system has written in letters of its own."""
+    return LussError(f"{path}, line {line}, is not UTF-8 text: save the file as UTF-8 (in Windows: Save as, Encoding)")
+
+
+def read_user_text(path: Path) -> str:
+    """Reads a text that a person has written, on any system: UTF-8, or UTF-16 and UTF-32 with their mark; lines end with a newline.
+
+    Raises:
+        LussError: It is no such text; names the line.
+        OSError: It cannot be read.
+    """
+    data = path.read_bytes()
+    encoding = text_encoding(data[:4])
+    # UTF-16 without its mark.
+    if encoding.startswith("utf-8") and (zero := data.find(b"\0")) >= 0:
+        raise not_text(path, data.count(b"\n", 0, zero) + 1)
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise not_text(path, data.count(b"\n", 0, error.start) + 1) from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON to `path` atomically; keys keep their order."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    write_text(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    r"""Indented JSON in readable letters; bytes of names that are not UTF-8 (surrogates) as `\udcNN`, which readers turn back."""
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read_json(path: Path) -> Any:
@@ -189,8 +236,10 @@ def read_json(path: Path) -> Any:
         LussError: The file is absent or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_user_text(path))
     except FileNotFoundError as error:
         raise LussError(f"{path} does not exist") from error
+    except LussError:
+        raise
     except ValueError as error:
         raise LussError(f"{path} is not valid JSON ({error}): delete it and run the stage again") from error

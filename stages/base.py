@@ -7,8 +7,9 @@ A stage's folder holds `config.yaml`, its products, `metrics.jsonl`, `log/`, and
 
 import hashlib
 import json
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,8 @@ class Stage(ABC, Generic[Block]):
     distributed: ClassVar[bool] = False
     # Whether it consists of pieces that processes without any tie make one by one (see `stages.sharded`).
     sharded: ClassVar[bool] = False
+    # Whether what it makes again has the same identity where it is the same (see `result_id`).
+    by_content: ClassVar[bool] = False
     work: ClassVar[Work] = "light"
 
     def __init__(self, name: str, block: BlockOf[Block], *needs: "AnyStage") -> None:
@@ -117,6 +120,20 @@ class Stage(ABC, Generic[Block]):
             Its identity, empty where there is nothing of the kind, and what to say where it has changed.
         """
         return "", ""
+
+    def result_id(self, figures: Mapping[str, Any]) -> str:
+        """Identity of a product that is finished: where it changes, what was made from it is stale.
+
+        A stage that can tell whether it has made the same again says so by the same identity; others get a new one each time.
+
+        Args:
+            figures: What `run` returned.
+        """
+        return uuid.uuid4().hex
+
+    def id_for(self, reader: "AnyStage", record: Mapping[str, Any]) -> str | None:
+        """The identity of what `reader`, a stage that needs this one, reads of the product that `record` tells of; None where it is not done."""
+        return record.get("id")
 
     @abstractmethod
     def run(self, context: StageContext) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Stage 0: lists the images of every split once; draws the embedded data set when it is asked for."""
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,18 @@ from luss.errors import LussError
 from luss.files import read_json
 from luss.settings import DataSettings, RunSettings, ShapesSettings
 from luss.settings.fields import changing_settings
-from stages.base import Stage, StageContext
+from stages.base import AnyStage, Stage, StageContext
 from stages.parts.images import EMBEDDED, EVALUATED, data_layout, evaluated_splits, list_images, listed_folders
 
 
 class ManifestStage(Stage[DataSettings]):
-    """Lists images: sorted relative path, size in pixels, id."""
+    """Lists images: sorted relative path, size in pixels and bytes, id.
+
+    Its identity is that of the lists, wherever the images lie: data that were moved, or listed again, leave what was made from them as it
+    is. Stages that only learn do not hang on the images that are evaluated.
+    """
+
+    by_content = True
 
     def settings(self, run: RunSettings) -> dict[str, Any]:
         """Only what decides which training images there are: which splits are evaluated may change, they are listed when they are added."""
@@ -36,14 +45,31 @@ class ManifestStage(Stage[DataSettings]):
             _draw_shapes(data.shapes, workers=data.workers)
         layout = data_layout(data)
         figures: dict[str, Any] = {}
+        lists: dict[str, str] = {}
         for name, folder in listed_folders(data, layout).items():
             title = "images" if name == "train" else f"images of {name}"
-            figures[title] = len(_listed(context, folder, "manifest", name))
+            found = _listed(context, folder, "manifest", name)
+            figures[title], lists[name] = len(found), found.digest(len(found))
         for split in evaluated_splits(data):
             with context.listing():
                 found = _listed(context, layout.image_folder(split), EVALUATED, split)
-            figures[f"images of {split}"] = len(found)
-        return figures
+            figures[f"images of {split}"], lists[f"{EVALUATED}/{split}"] = len(found), found.digest(len(found))
+        return {**figures, "lists": lists}
+
+    def result_id(self, figures: Mapping[str, Any]) -> str:
+        """That of the lists of images that are learned from."""
+        return _identity({name: digest for name, digest in figures["lists"].items() if not name.startswith(EVALUATED)})
+
+    def id_for(self, reader: AnyStage, record: Mapping[str, Any]) -> str | None:
+        """With the lists of evaluated images for a stage that reads them."""
+        own = super().id_for(reader, record)
+        lists = record.get("figures", {}).get("lists", {}) if reader.by_split else {}
+        evaluated = {name: digest for name, digest in lists.items() if name.startswith(EVALUATED)}
+        return f"{own} {_identity(evaluated)}" if own and evaluated else own
+
+
+def _identity(lists: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(lists, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _listed(context: StageContext, image_folder: Path, folder: str, split: str) -> Manifest:

@@ -457,3 +457,37 @@ def test_a_tilde_is_the_home_folder(minimal: Path, monkeypatch: pytest.MonkeyPat
     assert found.pretrain.backbone.weights == "/home/somebody/w.pt"
     assert load_config(minimal, ["pretrain.weights=~/runs/a"]).pretrain.weights == "/home/somebody/runs/a"
     assert load_config(minimal, ["data.root=a~b"]).data.root == "a~b"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_configuration_that_another_system_has_written_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.yaml").write_bytes("name: größe\r\ndata: {root: x}\r\n".encode(encoding))
+    assert load_config(tmp_path / "a.yaml").name == "größe"
+
+
+def test_a_configuration_in_letters_that_nobody_can_know_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes("data: {root: x}\nname: größe\n".encode("latin-1"))
+    assert "a.yaml, line 2, is not UTF-8 text" in refusal(tmp_path / "a.yaml")
+
+
+def test_a_home_folder_may_stand_in_every_setting_that_is_a_path(
+    minimal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    words = [
+        "output=~/run",
+        "data.root=~/photos",
+        "data.shapes.folder=~/s",
+        "data.extra=[~/more]",
+        "data.train=~/train",
+    ]
+    run = load_config(minimal, [*words, "pretrain.backbone.weights=~/w.pth"])
+    found = [
+        run.output,
+        run.data.root,
+        run.data.shapes.folder,
+        *run.data.extra,
+        run.data.train,
+        run.pretrain.backbone.weights,
+    ]
+    assert found == [f"/home/somebody/{name}" for name in ("run", "photos", "s", "more", "train", "w.pth")]

@@ -17,6 +17,7 @@ from luss.files import (
     create_text,
     is_disk_full,
     read_json,
+    read_user_text,
     remove_leftovers,
     replacing,
     write_json,
@@ -28,6 +29,31 @@ DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 
 def everything_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_texts_of_people_are_read_whatever_system_wrote_them(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "names.json"
+    path.write_bytes(end.join(['{"3":', '"größe 猫"}']).encode(encoding))
+    assert read_json(path) == {"3": "größe 猫"}
+    assert read_user_text(path) == '{"3":\n"größe 猫"}'
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16-le", "utf-16-be"])
+def test_a_text_in_letters_that_nobody_can_know_is_refused_with_its_line(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "names.json"
+    path.write_bytes('{"3":\n"gr\u00f6\u00dfe"}'.encode(encoding))
+    line = 2 if encoding == "latin-1" else 1
+    for read in (read_json, read_user_text):
+        with pytest.raises(LussError, match=rf"names\.json, line {line}, is not UTF-8 text"):
+            read(path)
+
+
+def test_json_keeps_names_that_are_not_utf8_and_stays_valid_text(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"root": "caf\udce9", "other": "größe"})
+    assert read_json(tmp_path / "x.json") == {"root": "caf\udce9", "other": "größe"}
+    assert "größe" in (tmp_path / "x.json").read_text(encoding="utf-8")
 
 
 def test_a_file_appears_under_its_name_only_when_it_is_complete(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from luss.data.images import IMAGE_SUFFIXES, is_image
+from luss.data.formats import IMAGE_SUFFIXES, is_image
 from luss.errors import LussError
+from luss.files import read_user_text
 
 _PLACES = (".", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
 # ImageNet's own ending first.
@@ -96,14 +97,14 @@ class Lists:
     def categories(self, number: int) -> list[str] | None:
         """The categories of a set in the order of their ids; None without that list."""
         path = self.folder / "categories" / f"ImageNetS_categories_im{number}.txt"
-        return path.read_text(encoding="utf-8").split() if path.is_file() else None
+        return read_user_text(path).split() if path.is_file() else None
 
     def has_test(self, number: int) -> bool:
         """Whether the test images of a set are listed."""
         return self._test(number).is_file()
 
     def test(self, number: int) -> Iterator[tuple[str, str]]:
-        """The test images of a set, read line by line.
+        """The test images of a set (tens of thousands).
 
         Yields:
             The name in ImageNet's val without folder and ending, and the place in the set: "<wnid>/<name>.JPEG".
@@ -112,16 +113,13 @@ class Lists:
             LussError: A line is not "source target", or its target is no file in a category's folder.
         """
         path = self._test(number)
-        with open(path, encoding="utf-8") as file:
-            for line, text in enumerate(file, start=1):
-                if not (words := text.split()):
-                    continue
-                target = PurePosixPath(words[-1]).parts[-2:]
-                if len(words) != 2 or len(target) != 2 or ".." in target or not is_image(target[1]):
-                    raise LussError(
-                        f"{path}, line {line}: expected 'wnid/name.JPEG wnid/name.JPEG', not {text.strip()!r}"
-                    )
-                yield PurePosixPath(words[0]).stem, "/".join(target)
+        for line, text in enumerate(read_user_text(path).splitlines(), start=1):
+            if not (words := text.split()):
+                continue
+            target = PurePosixPath(words[-1]).parts[-2:]
+            if len(words) != 2 or len(target) != 2 or ".." in target or not is_image(target[1]):
+                raise LussError(f"{path}, line {line}: expected 'wnid/name.JPEG wnid/name.JPEG', not {text.strip()!r}")
+            yield PurePosixPath(words[0]).stem, "/".join(target)
 
     def _test(self, number: int) -> Path:
         return self.folder / "mapping" / f"ImageNetS_im{number}_mapping_test.txt"

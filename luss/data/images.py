@@ -6,37 +6,29 @@ runs Ghostscript). Opening the format's class directly leaves the limit to the c
 """
 
 import contextlib
-import os
+import io
 import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-# Importing a plug-in registers its format.
-from PIL import BmpImagePlugin as _bmp  # noqa: F401
 from PIL import ExifTags, Image, ImageFile
-from PIL import GifImagePlugin as _gif  # noqa: F401
-from PIL import JpegImagePlugin as _jpeg  # noqa: F401
-from PIL import PngImagePlugin as _png  # noqa: F401
-from PIL import TiffImagePlugin as _tiff  # noqa: F401
-from PIL import WebPImagePlugin as _webp  # noqa: F401
 
+from luss.data.formats import UnreadFormat, open_format
+from luss.data.rescue import rescued
 from luss.errors import LussError
 from luss.settings.run import MAX_PIXELS
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
-"""Lower-case suffixes of files taken for images; compare with `path.suffix.lower()`."""
 
 # Pixels whose numbers are widened at the same time.
 _BLOCK_PIXELS = 1 << 20
 
-# GIF because files named .jpg on the web often are GIFs.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+T = TypeVar("T", covariant=True)
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,41 +60,97 @@ class UnreadableImage(LussError):
         return UnreadableImage, (self.path, self.reason)
 
 
-def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image that `luss` reads; hidden ones are not."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+@dataclass(frozen=True)
+class Listed:
+    """What was known of a file when it was listed.
+
+    Attributes:
+        size: (width, height) of the upright image.
+        num_bytes: Of the file; None where nobody wrote it down.
+    """
+
+    size: tuple[int, int]
+    num_bytes: int | None
 
 
-def read_image(path: Path, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(
+    path: Path, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS, listed: Listed | None = None
+) -> Image.Image:
     """Reads a file as an upright RGB image; the first frame where there are several.
 
     EXIF orientation is applied (for PNG only when it stands before the pixels, so that `read_size` need not decode).
     Transparency is composited on white: what pictures with transparency are drawn for and what a browser shows, while
     the colours stored under transparent pixels are arbitrary. 16-bit grey is scaled (65535 becomes 255); 32-bit
-    integers and floats, which have no agreed white, are stretched from their own minimum to their own maximum.
+    integers and floats, which have no agreed white, are stretched from their own minimum to their own maximum. Pixels
+    that are all there are read whatever the metadata around them are like (`luss.data.rescue`).
 
     Args:
         path: The file.
         min_side: When given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as the short side stays at
             least this many pixels; faster, and the size is then the decoder's (rounded up).
         max_pixels: Limit on width x height of the stored image.
+        listed: What the file was like when it was listed; one that has changed since is unreadable.
 
     Returns:
         The image, mode RGB, without metadata.
 
     Raises:
-        UnreadableImage: For every reason: absent, empty, not an image, truncated, corrupt, too large, not permitted.
+        UnreadableImage: For every reason: absent, empty, not an image, truncated, corrupt, too large, not permitted, changed.
             Nothing else is raised and no warning is given.
     """
-    with _opened(path, max_pixels) as image:
+
+    def read(image: ImageFile.ImageFile, reduce: bool) -> Image.Image:
         orientation = _orientation(image)
-        if min_side is not None:
+        if listed is not None:
+            _check_unchanged(path, _upright_size(image), listed)
+        if min_side is not None and reduce:
             image.draft(None, (max(1, min_side), max(1, min_side)))
         image.load()
         rgb = to_rgb(image)
         upright = rgb.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else rgb
         upright.info = {}
         return upright
+
+    return _read(path, max_pixels, read, _same, None if listed is None else listed.num_bytes).value
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the first bytes of an image file tell.
+
+    Attributes:
+        size: (width, height) in pixels that `read_image` would give, with the EXIF orientation applied.
+        num_bytes: Of the file.
+        note: What is wrong with the file although it can be read; empty where nothing was seen.
+    """
+
+    size: tuple[int, int]
+    num_bytes: int
+    note: str = ""
+
+
+def read_header(path: Path, max_pixels: int = MAX_PIXELS, *, whole: bool = False) -> Header:
+    """Reads what there is to know about a file from its header alone; `whole`: decodes it, too, to find what is wrong behind it.
+
+    Raises:
+        UnreadableImage: As for `read_image`, as far as the header (or the whole) tells.
+    """
+
+    def read(image: ImageFile.ImageFile, reduce: bool) -> tuple[tuple[int, int], Image.Image]:
+        size = _upright_size(image)
+        if whole:
+            if reduce:
+                # A JPEG at an eighth of its size still has all its bytes read.
+                image.draft(None, (1, 1))
+            image.load()
+        return size, image
+
+    found = _read(path, max_pixels, read, lambda one, other: not whole or _same(one[1], other[1]), None)
+    return Header(found.value[0], found.num_bytes, found.note)
+
+
+def _same(one: Image.Image, other: Image.Image) -> bool:
+    return one.size == other.size and one.tobytes() == other.tobytes()
 
 
 def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -111,41 +159,93 @@ def read_size(path: Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
         UnreadableImage: As for `read_image`, as far as the header tells.
     """
-    with _opened(path, max_pixels) as image:
-        width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+    return read_header(path, max_pixels).size
 
 
-@contextlib.contextmanager
-def _opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
-    """Opens the header of an image; whatever fails in the body of the `with`, too, becomes UnreadableImage."""
+class Reader(Protocol[T]):
+    """What is done with an open image; `reduce`: whether it may be decoded smaller than it is."""
+
+    def __call__(self, image: ImageFile.ImageFile, reduce: bool) -> T:
+        """What was asked for."""
+
+
+@dataclass(frozen=True)
+class _Read(Generic[T]):
+    value: T
+    num_bytes: int
+    note: str = ""
+
+
+def _read(
+    path: Path,
+    max_pixels: int,
+    read: Reader[T],
+    same: Callable[[T, T], bool],
+    num_bytes: int | None,
+) -> _Read[T]:
+    """What `read` finds in the open image; where it fails, in what `rescued` makes of the file. Whatever fails becomes UnreadableImage."""
     try:
+        status = path.stat()
         # A pipe named .jpg would block the open for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise UnreadableImage(path, "not a file")
+        if num_bytes is not None and status.st_size != num_bytes:
+            raise UnreadableImage(
+                path, f"changed since it was listed: {num_bytes:,} bytes then, {status.st_size:,} now{_RESCAN}"
+            )
         with _pillow_warnings.muted(), open(path, "rb") as file:
-            image = _identify(path, file)
-            _check_pixels(path, image, max_pixels)
-            yield image
+            try:
+                return _Read(_read_from(path, file, max_pixels, partial(read, reduce=True)), status.st_size)
+            except UnreadableImage:
+                raise
+            # A damaged file makes Pillow raise nearly anything: struct.error, SyntaxError, KeyError.
+            except Exception as error:
+                if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.strerror):
+                    raise
+                found = _read_rescued(path, file, max_pixels, read, same)
+                if found is None:
+                    raise
+                return _Read(found, status.st_size, f"{_reason(error)}; all pixels are there")
     except UnreadableImage:
         raise
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything: struct.error, SyntaxError, KeyError
+    except Exception as error:
         raise UnreadableImage(path, _reason(error)) from error
 
 
-def _identify(path: Path, file: IO[bytes]) -> ImageFile.ImageFile:
-    prefix = file.read(16)
-    if not prefix:
-        raise UnreadableImage(path, "empty file")
-    for name in _FORMATS:
-        factory, accepts = Image.OPEN[name]
-        accepted = accepts is None or accepts(prefix)
-        if isinstance(accepted, str):  # Pillow was built without this format's library, and says so
-            raise UnreadableImage(path, accepted)
-        if accepted:
-            file.seek(0)
-            return factory(file, str(path))
-    raise UnreadableImage(path, "not an image")
+_RESCAN = " (luss run with --rescan lists the images anew)"
+
+
+def _read_from(path: Path, file: IO[bytes], max_pixels: int, read: Callable[[ImageFile.ImageFile], T]) -> T:
+    try:
+        image = open_format(path, file)
+    except UnreadFormat as error:
+        raise UnreadableImage(path, str(error)) from None
+    _check_pixels(path, image, max_pixels)
+    return read(image)
+
+
+def _read_rescued(
+    path: Path,
+    file: IO[bytes],
+    max_pixels: int,
+    read: Reader[T],
+    same: Callable[[T, T], bool],
+) -> T | None:
+    """What is read from a file whose metadata or end are left out; None where pixels are missing too."""
+    file.seek(0)
+    try:
+        found = [
+            _read_from(path, io.BytesIO(data), max_pixels, partial(read, reduce=False)) for data in rescued(file.read())
+        ]
+    except Exception:  # the first error says what is wrong with the file
+        return None
+    return found[0] if found and all(same(found[0], other) for other in found[1:]) else None
+
+
+def _check_unchanged(path: Path, size: tuple[int, int], listed: Listed) -> None:
+    if size != listed.size:
+        then, now = (f"{width} x {height}" for width, height in (listed.size, size))
+        raise UnreadableImage(path, f"changed since it was listed: {then} pixels then, {now} now{_RESCAN}")
 
 
 def _check_pixels(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> None:
@@ -155,6 +255,11 @@ def _check_pixels(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> No
     width, height = image.size
     if width * height > max_pixels:
         raise UnreadableImage(path, f"{width} x {height} pixels, above the limit of {max_pixels:,} pixels")
+
+
+def _upright_size(image: ImageFile.ImageFile) -> tuple[int, int]:
+    width, height = image.size
+    return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:

@@ -1,9 +1,11 @@
 r"""The manifest: every usable image of a split, its size and its id, in one table on disk.
 
 Files of a split, in one folder:
-    `<split>.tsv`          id, width, height, path: one line an image, below a line of column names. The path is
+    `<split>.tsv`          id, width, height, bytes, path: one line an image, below a line of column names. The path is
                            relative to the image root, with forward slashes and odd characters escaped (`\t`, `\xNN`).
+                           Earlier versions wrote no bytes.
     `<split>.offsets.npy`  uint64, byte at which the line of image i begins.
+    `<split>.folders`      what the walk saw of each folder (`luss.data.walk`); absent where the names were given.
     `<split>.json`         the image root and the counts; written last: where it is, the manifest is complete.
 Both tables are memory-mapped: a manifest of a million images costs a reader no memory of its own.
 """
@@ -12,31 +14,36 @@ import contextlib
 import hashlib
 import itertools
 import mmap
-import os
+import posixpath
 from array import array
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luss.data.images import IMAGE_SUFFIXES, UnreadableImage, is_image, read_image, read_size
+from luss.data.formats import IMAGE_SUFFIXES, is_image, is_picture
+from luss.data.images import Header, Listed, UnreadableImage, read_header
 from luss.data.names import inside
-from luss.data.skipped import SkippedFiles, escape_path, unescape_path
+from luss.data.skipped import READ_WITH_NOTE, SkippedFiles, escape_path, unescape_path
+from luss.data.walk import Met, find_images
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
 from luss.progress import StopFlag
 from luss.settings.run import MAX_PIXELS
 
-_COLUMNS = b"id\twidth\theight\tpath\n"
+_COLUMNS = b"id\twidth\theight\tbytes\tpath\n"
+# Of earlier versions.
+_OLD_COLUMNS = b"id\twidth\theight\tpath\n"
+_RENEW = "list the images again (luss run ... --force manifest)"
 _CHUNK = 64
 """Images a worker measures between two looks at `stop`."""
 
-Measured = tuple[int, int] | UnreadableImage
+Measured = Header | UnreadableImage
 
 
 @dataclass(frozen=True)
@@ -45,24 +52,33 @@ class ManifestSummary:
 
     Attributes:
         num_images: Images in the manifest, >= 1.
-        num_skipped: Image files (and folders that could not be listed) that went to `skipped` instead.
+        num_skipped: Image files that went to `skipped` instead.
+        unread: Pictures of formats that are not read here, by their ending; they went to `skipped` too.
+        made_by_luss: Folders that were left out, because luss has written what lies in them.
     """
 
     num_images: int
     num_skipped: int
+    unread: dict[str, int] = field(default_factory=dict)
+    made_by_luss: tuple[Path, ...] = ()
 
-
-def find_images(root: Path, *, report: Callable[[Path, str], None] = lambda path, reason: None) -> Iterator[str]:
-    """Walks the folder `root` for files with an image suffix, in the order of their path components.
-
-    Links are followed, except links to a folder that contains them. Hidden files and folders do not count. Only the
-    names in the folders on the way to the current file are held in memory. `report` is called with a folder that cannot be
-    listed, and the reason.
-
-    Yields:
-        Path below `root` with forward slashes; bytes that are not UTF-8 as surrogates (PEP 383).
-    """
-    return _walk(os.fspath(root), "", frozenset(), report)
+    @property
+    def sentences(self) -> list[str]:
+        """What to tell a person."""
+        found = []
+        if self.unread:
+            endings = ", ".join(
+                f"{ending} {count:,}" for ending, count in sorted(self.unread.items(), key=lambda each: -each[1])
+            )
+            found.append(
+                f"{sum(self.unread.values()):,} pictures are in formats that are not read here and are left out ({endings}): "
+                "skipped.csv lists each with what helps"
+            )
+        if self.made_by_luss:
+            more = f" and {len(self.made_by_luss) - 3} more" if len(self.made_by_luss) > 3 else ""
+            folders = ", ".join(map(str, self.made_by_luss[:3]))
+            found.append(f"left out, because luss has written what lies there: {folders}{more}")
+        return found
 
 
 def build_manifest(
@@ -75,6 +91,7 @@ def build_manifest(
     workers: int = 1,
     verify: Literal["header", "full"] = "header",
     names: Iterable[str] | None = None,
+    met: Met | None = None,
     stop: StopFlag | None = None,
     on_progress: Callable[[int], None] = lambda num_files: None,
 ) -> ManifestSummary:
@@ -90,9 +107,10 @@ def build_manifest(
             outlives a killed parent. Measured: 30,000 headers/s from memory with any number of threads or processes;
             from a disk that takes 1 ms a file 770/s with 1 thread, 6,300/s with 8.
         verify: "header" trusts a header that can be read; "full" decodes every image, some ten times slower, and so
-            finds truncated files.
+            finds truncated files and files that can be read although their end is missing, which are noted.
         names: Paths below `image_root` with forward slashes, in the order of the manifest; None = all images that
             `find_images` finds.
+        met: What the walks that give `names` meet; it is filled when the last name has been read.
         stop: Asked every few dozen images.
         on_progress: Called with the number of files looked at so far.
 
@@ -100,7 +118,8 @@ def build_manifest(
         The counts.
 
     Raises:
-        LussError: The image root is no folder, holds no images, or none that can be read; the disk is full.
+        LussError: The image root is no folder, holds no images, or none that can be read; a folder in it cannot be listed; the disk
+            is full.
         Interrupted: `stop` is set; no manifest was written.
     """
     if not image_root.is_dir():
@@ -108,25 +127,28 @@ def build_manifest(
     root = image_root.absolute()
     files = _Files(folder, split)
     files.facts.unlink(missing_ok=True)
+    files.folders.unlink(missing_ok=True)
     skipped.forget(root)
-    num_before = skipped.count
-    with replacing(files.table) as table_path, replacing(files.offsets) as offsets_path:
-        names = find_images(root, report=skipped.add) if names is None else names
+    num_before, met = skipped.count, met or Met()
+    unread: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        table_path, offsets_path = (stack.enter_context(replacing(path)) for path in (files.table, files.offsets))
+        if names is None:
+            notes = stack.enter_context(open(stack.enter_context(replacing(files.folders)), "w", encoding="utf-8"))
+            met.on_folder = lambda note: notes.write(note.line())
+            names = find_images(root, met)
         measuring = contextlib.closing(_measure_all(root, names, max_pixels, verify, max(1, workers)))
         with open(table_path, "wb") as table, measuring as results:
-            offsets = _write_table(table, results, skipped, stop, on_progress)
+            offsets = _write_table(root, table, results, skipped, unread, stop, on_progress)
             num_bytes = table.tell()
-        summary = ManifestSummary(len(offsets), skipped.count - num_before)
+        met.check_listed()
+        num_skipped = skipped.count - num_before - sum(unread.values())
+        summary = ManifestSummary(len(offsets), num_skipped, dict(unread), tuple(met.made_by_luss))
         _check_not_empty(image_root, summary, skipped)
         with open(offsets_path, "wb") as file:
             np.save(file, np.frombuffer(offsets, dtype=np.uint64), allow_pickle=False)
-    facts = {
-        "image_root": escape_path(str(root)),
-        "num_images": summary.num_images,
-        "num_skipped": summary.num_skipped,
-        "num_bytes": num_bytes,
-    }
-    write_json(files.facts, facts)
+    counts = {"num_images": summary.num_images, "num_skipped": summary.num_skipped, "num_bytes": num_bytes}
+    write_json(files.facts, {"image_root": escape_path(str(root)), **counts})
     return summary
 
 
@@ -170,7 +192,7 @@ class Manifest:
             image_root = Path(unescape_path(facts["image_root"]))
             num_images, num_bytes = int(facts["num_images"]), int(facts["num_bytes"])
         except (KeyError, TypeError, ValueError) as error:
-            raise LussError(f"{facts_path} is damaged ({error!r}): delete it and build the manifest again") from error
+            raise LussError(f"{facts_path} is damaged ({error!r}): {_RENEW}") from error
         manifest = cls(folder, split, image_root=image_root, num_images=num_images, num_bytes=num_bytes)
         manifest._open_maps()
         return manifest
@@ -183,7 +205,7 @@ class Manifest:
 
     def name(self, index: int) -> str:
         """The image's path below `image_root`, with forward slashes."""
-        return inside(unescape_path(self._row(index)[3].decode()), self.folder)
+        return self._name(self._row(index), index)
 
     def path(self, index: int) -> Path:
         """The image's file."""
@@ -191,89 +213,88 @@ class Manifest:
 
     def size(self, index: int) -> tuple[int, int]:
         """(width, height) of the upright image in pixels."""
-        _, width, height, _ = self._row(index)
-        return int(width), int(height)
+        return self.listed(index).size
+
+    def listed(self, index: int) -> Listed:
+        """What the image's file was like when it was listed."""
+        row = self._row(index)
+        try:
+            width, height, num_bytes = int(row[1]), int(row[2]), None if len(row) == 4 else int(row[3])
+        except ValueError as error:
+            raise self._damaged(index) from error
+        if min(width, height) < 1:
+            raise self._damaged(index)
+        return Listed((width, height), num_bytes)
 
     def names(self) -> Iterator[str]:
         """All names in the order of the ids."""
         table, _ = self._maps or self._open_maps()
-        start = len(_COLUMNS)
+        start = table.find(b"\n") + 1
         # Not table.readline(): its position is shared by all iterators and threads.
-        while start < len(table):
+        for index in range(self._num_images):
             end = table.find(b"\n", start)
-            yield inside(unescape_path(table[start:end].split(b"\t")[3].decode()), self.folder)
+            yield self._name(self._checked(table[start:end].split(b"\t"), index), index)
             start = end + 1
 
     def digest(self, count: int) -> str:
-        """Stands for the first `count` images: their names and sizes in order. Reads their lines, some 60 bytes an image."""
+        """Stands for the first `count` images: their names and sizes in order, wherever they lie. Reads their lines, some 60 bytes an image."""
         table, offsets = self._maps or self._open_maps()
-        end = int(offsets[count]) if count < len(self) else self._num_bytes
+        end = self._start(offsets, count) if count < len(self) else self._num_bytes
         return hashlib.sha256(memoryview(table)[:end]).hexdigest()
 
     def _row(self, index: int) -> list[bytes]:
         if not 0 <= index < self._num_images:
             raise IndexError(f"image {index} of a manifest of {self._num_images}")
         table, offsets = self._maps or self._open_maps()
+        start = self._start(offsets, index)
+        return self._checked(table[start : table.find(b"\n", start)].split(b"\t"), index)
+
+    def _start(self, offsets: NDArray[np.uint64], index: int) -> int:
         start = int(offsets[index])
-        return table[start : table.find(b"\n", start)].split(b"\t")
+        if start >= self._num_bytes:
+            files = _Files(self.folder, self.split)
+            raise LussError(
+                f"{files.offsets} is damaged (image {index} would begin behind the end of {files.table.name}): {_RENEW}"
+            )
+        return start
+
+    def _checked(self, row: list[bytes], index: int) -> list[bytes]:
+        if len(row) not in (4, 5) or row[0] != b"%d" % index:
+            raise self._damaged(index)
+        return row
+
+    def _name(self, row: list[bytes], index: int) -> str:
+        try:
+            name = unescape_path(row[-1].decode())
+        except ValueError as error:
+            raise self._damaged(index) from error
+        return inside(name, self.folder)
+
+    def _damaged(self, index: int) -> LussError:
+        files = _Files(self.folder, self.split)
+        # Below the names of the columns, and counted from 1.
+        return LussError(f"{files.table}, line {index + 2}, is damaged, or {files.offsets.name} is: {_RENEW}")
 
     def _open_maps(self) -> tuple[mmap.mmap, NDArray[np.uint64]]:
         files = _Files(self.folder, self.split)
-        advice = "delete the folder and build the manifest again"
         try:
             with open(files.table, "rb") as file:
                 table = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             offsets = np.load(files.offsets, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise LussError(f"the manifest of split {self.split!r} cannot be read ({error}): {advice}") from error
+            raise LussError(f"the manifest of split {self.split!r} cannot be read ({error}): {_RENEW}") from error
         if len(table) != self._num_bytes or offsets.shape != (self._num_images,) or offsets.dtype != np.uint64:
-            raise LussError(f"{files.table} and {files.offsets} do not belong to {files.facts}: {advice}")
+            raise LussError(f"{files.table} and {files.offsets} do not belong to {files.facts}: {_RENEW}")
+        if not table[: len(_COLUMNS)].startswith((_COLUMNS, _OLD_COLUMNS)):
+            raise LussError(f"{files.table}, line 1, does not name the columns of a manifest: {_RENEW}")
         self._maps = table, offsets
         return self._maps
 
 
 class _Files:
     def __init__(self, folder: Path, split: str) -> None:
-        self.table, self.offsets, self.facts = (folder / f"{split}{end}" for end in (".tsv", ".offsets.npy", ".json"))
-
-
-def _walk(
-    folder: str, prefix: str, above: frozenset[tuple[int, int]], report: Callable[[Path, str], None]
-) -> Iterator[str]:
-    try:
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return
-        names, folders = _list(folder)
-    except OSError as error:
-        report(Path(folder), f"folder cannot be listed: {error.strerror}")
-        return
-    for name in names:
-        if name in folders:
-            yield from _walk(f"{folder}/{name}", f"{prefix}{name}/", above | {identity}, report)
-        else:
-            yield prefix + name
-
-
-def _list(folder: str) -> tuple[list[str], set[str]]:
-    """The sorted names of a folder's images and folders, and which of them are folders (a million names: 80 MB)."""
-    names: list[str] = []
-    folders: set[str] = set()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if is_folder := not entry.name.startswith(".") and _is_folder(entry):
-                folders.add(entry.name)
-            if is_folder or is_image(entry.name):
-                names.append(entry.name)
-    return sorted(names), folders
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+        endings = (".tsv", ".offsets.npy", ".json", ".folders")
+        self.table, self.offsets, self.facts, self.folders = (folder / f"{split}{end}" for end in endings)
 
 
 def _measure_all(
@@ -300,23 +321,21 @@ def _measure_all(
 
 def _measure(path: Path, max_pixels: int, verify: Literal["header", "full"]) -> Measured:
     try:
-        size = read_size(path, max_pixels)
-        if verify == "full":
-            # A JPEG at an eighth of its size still has all its bytes read.
-            read_image(path, min_side=1, max_pixels=max_pixels)
-        return size
+        return read_header(path, max_pixels, whole=verify == "full")
     except UnreadableImage as error:
         return error
 
 
 def _write_table(
+    root: Path,
     table: IO[bytes],
     results: Iterator[list[tuple[str, Measured]]],
     skipped: SkippedFiles,
+    unread: Counter[str],
     stop: StopFlag | None,
     on_progress: Callable[[int], None],
 ) -> "array[int]":
-    """Writes the lines and returns where each begins."""
+    """Writes the lines and returns where each begins; counts in `unread` what looks like a picture and is of no format that is read."""
     offsets = array("Q")
     num_files = 0
     position = table.write(_COLUMNS)
@@ -325,10 +344,14 @@ def _write_table(
             stop.check()
         for name, measured in chunk:
             if isinstance(measured, UnreadableImage):
+                if not is_image(posixpath.basename(name)) and is_picture(posixpath.basename(name)):
+                    unread[posixpath.splitext(name)[1].lower()] += 1
                 skipped.add(measured.path, measured.reason)
                 continue
-            width, height = measured
-            line = f"{len(offsets)}\t{width}\t{height}\t{escape_path(name)}\n".encode()
+            if measured.note:
+                skipped.add(root / name, f"{READ_WITH_NOTE}{measured.note}")
+            width, height = measured.size
+            line = f"{len(offsets)}\t{width}\t{height}\t{measured.num_bytes}\t{escape_path(name)}\n".encode()
             offsets.append(position)
             position += table.write(line)
         num_files += len(chunk)
@@ -339,10 +362,9 @@ def _write_table(
 def _check_not_empty(image_root: Path, summary: ManifestSummary, skipped: SkippedFiles) -> None:
     if summary.num_images:
         return
-    if summary.num_skipped:
+    if num_unusable := summary.num_skipped + sum(summary.unread.values()):
         raise LussError(
-            f"none of the {summary.num_skipped} image files below {image_root} can be read: "
-            f"see the reasons in {skipped.path}"
+            f"none of the {num_unusable} image files below {image_root} can be read: see the reasons in {skipped.path}"
         )
     raise LussError(
         f"{image_root} holds no images: looked, also in its folders, for names ending in "

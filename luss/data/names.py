@@ -1,6 +1,8 @@
 """Names of images and of their masks, and how an image is found by its name without holding all names."""
 
 import hashlib
+import posixpath
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Protocol
@@ -62,7 +64,14 @@ class NameIndex:
 
 def mask_name(name: str) -> str:
     """The mask's file of an image: `dog/x.JPEG` -> `dog/x.png`."""
-    return str(PurePosixPath(name).with_suffix(".png"))
+    return posixpath.splitext(name)[0] + ".png"
+
+
+def folded(name: str) -> str:
+    """The name as a file system reads it that takes upper and lower case, and both ways to write an accent, for the same."""
+    return (
+        name.lower() if name.isascii() else unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+    )
 
 
 class Named(Protocol):
@@ -78,22 +87,85 @@ class Named(Protocol):
         """All of them, in order."""
 
 
-class MaskNames:
-    """The mask's file of every image: by `mask_name`, except for images that would share one.
+# Bytes of a name: file systems take 255, and temporary names are longer.
+_LONGEST = 240
+# Files that are written beside each other under the name of a mask have these endings: a folder of such a name is in their way.
+_WRITTEN = (".png", ".jpg", ".npz", ".npy", ".txt")
 
-    A folder may hold `x.jpg` and `x.png`: their masks are `x.jpg.png` and `x.png.png`. Keeps 8 bytes for each such name.
+
+class MaskNames:
+    """The mask's file of every image, by `mask_name`; names that meet are kept apart.
+
+    Names meet where two images would have one mask, also on a file system that takes `X.png` and `x.png` for the same file, or where a
+    folder of images has the name of the mask. A name that meets another is given to nobody. Each of its images takes its own whole name
+    instead (`x.jpg` and `x.png`: `x.jpg.png` and `x.png.png`), and where that meets another one too, its whole name and a code made from
+    it (`x.jpg.5d1e8a90c3b7f264.png`). So the names depend on which images there are, and not on their order. Keeps 8 bytes for each name
+    that nobody has.
 
     Attributes:
-        shared: Hashes of the masks that several images would have.
+        shared: Hashes of the names that nobody has.
+        num_unusual: Images whose mask has another name than `mask_name` says.
+        example: One of these images; empty where there is none.
     """
 
     def __init__(self, images: Named) -> None:
-        """Reads all names once."""
+        """Reads all names once, and once more for each form of name that has met another."""
         self._images = images
-        self.shared = repeated(name_hashes(map(mask_name, images.names()), len(images)))
+        self.shared = np.empty(0, np.uint64)
+        self.num_unusual, self.example = 0, ""
+        taken = np.array([name_hash(name) for name in _in_the_way(images.names())], np.uint64)
+        while True:
+            claimed = name_hashes((folded(self._of(name)) for name in images.names()), len(images))
+            met = np.union1d(repeated(claimed), np.intersect1d(claimed, taken))
+            known, self.shared = len(self.shared), np.union1d(self.shared, met)
+            if len(self.shared) == known:
+                break
+        for name in images.names() if known else ():
+            if self._of(name) != mask_name(name):
+                self.num_unusual, self.example = self.num_unusual + 1, self.example or name
 
     def __getitem__(self, index: int) -> str:
         """The file, relative to the folder of masks, with forward slashes."""
-        name = self._images.name(index)
+        return self._of(self._images.name(index))
+
+    def sentence(self) -> str:
+        """What to tell a person about names that were kept apart; empty where none met."""
+        if not self.num_unusual:
+            return ""
+        return (
+            f"{self.num_unusual} images would share the name of a mask with another image, also where upper and lower case are the same: "
+            f"theirs keep the ending of the image, such as {self._of(self.example)} of {self.example}"
+        )
+
+    def _of(self, name: str) -> str:
         usual = mask_name(name)
-        return f"{name}.png" if len(self.shared) and np.uint64(name_hash(usual)) in self.shared else usual
+        if not len(self.shared) or not self._is_shared(usual):
+            return usual
+        whole = _longer(name, ".png")
+        return _longer(name, f".{name_hash(name):016x}.png") if self._is_shared(whole) else whole
+
+    def _is_shared(self, mask: str) -> bool:
+        wanted = np.uint64(name_hash(folded(mask)))
+        place = int(np.searchsorted(self.shared, wanted))
+        return place < len(self.shared) and bool(self.shared[place] == wanted)
+
+
+def _longer(name: str, ending: str) -> str:
+    """The name with an ending more; a code in its place where file systems, which allow 255 bytes, would not take it."""
+    folder, slash, last = name.rpartition("/")
+    short = len(last.encode("utf-8", "surrogateescape")) + len(ending) <= _LONGEST
+    return name + ending if short else f"{folder}{slash}{name_hash(name):016x}.png"
+
+
+def _in_the_way(names: Iterable[str]) -> set[str]:
+    """The masks, folded, that would have the name of a folder of images, whatever is written under that name."""
+    found, last = set(), ""
+    for name in names:
+        folder = name.rpartition("/")[0]
+        if folder == last:
+            continue
+        last = folder
+        for above in (folder, *map(str, PurePosixPath(folder).parents)):
+            if (text := folded(above)).endswith(_WRITTEN):
+                found.add(mask_name(text))
+    return found

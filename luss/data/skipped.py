@@ -12,6 +12,9 @@ from luss.files import full_disk_named, replacing
 
 _HEADER = ("path", "reason")
 
+READ_WITH_NOTE = "read all the same: "
+"""Begins the reason of a file that was used although something is wrong with it; it does not count as skipped."""
+
 # Controls would break lines and columns; surrogates stand for bytes that are not UTF-8 (PEP 383).
 _ESCAPED = re.compile("[\x00-\x1f\x7f\\\\\udc80-\udcff]")
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|.)")
@@ -62,13 +65,16 @@ class SkippedFiles:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._reasons: dict[str, str] = {}
+        # Made when it is first asked for.
+        self._by_file: dict[str, list[str]] | None = None
+        self._num_notes = 0
         if path.exists():
             self._load()
 
     @property
     def count(self) -> int:
-        """Number of files listed."""
-        return len(self._reasons)
+        """Number of files listed, without those that were read with a note."""
+        return len(self._reasons) - self._num_notes
 
     def add(self, path: Path, reason: str) -> None:
         """Lists a file, at once on disk; a path that is listed already keeps its first reason.
@@ -77,13 +83,33 @@ class SkippedFiles:
             LussError: The disk is full.
         """
         name = escape_path(str(path))
-        if name in self._reasons:
+        if not self._is_new(name, reason):
             return
-        self._reasons[name] = " ".join(escape_path(reason).split())
+        self._reasons[name] = reason = " ".join(escape_path(reason).split())
+        self._num_notes += reason.startswith(READ_WITH_NOTE)
+        self._by_file = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with full_disk_named(self.path), open(self.path, "ab") as file:
             rows = [(name, self._reasons[name])]
             file.write(_csv_lines([_HEADER, *rows] if file.tell() == 0 else rows))
+
+    def _is_new(self, name: str, reason: str) -> bool:
+        """A note gives way to the reason why a file cannot be used after all."""
+        before = self._reasons.get(name)
+        if before is None or not before.startswith(READ_WITH_NOTE) or reason.startswith(READ_WITH_NOTE):
+            return before is None
+        self._replace({other: each for other, each in self._reasons.items() if other != name})
+        return True
+
+    def lists(self, name: str) -> bool:
+        """Whether a file could not be used, by its path below whatever folder: data may lie elsewhere today."""
+        if self._by_file is None:
+            self._by_file = {}
+            for path, reason in self._reasons.items():
+                if not reason.startswith(READ_WITH_NOTE):
+                    self._by_file.setdefault(path.rpartition("/")[2], []).append(path)
+        wanted = escape_path(name)
+        return any(path.endswith(f"/{wanted}") for path in self._by_file.get(wanted.rpartition("/")[2], ()))
 
     def forget(self, folder: Path) -> None:
         """Takes a folder, as it begins the paths that were added, and all below it off the list: they are about to be looked at anew."""
@@ -106,7 +132,7 @@ class SkippedFiles:
     def clear(self) -> None:
         """Takes everything off the list and removes its file."""
         self.path.unlink(missing_ok=True)
-        self._reasons = {}
+        self._take({})
 
     def absorb(self, lists: Iterable[Path]) -> None:
         """Adds what other processes have listed; a path that is listed already keeps its first reason.
@@ -150,7 +176,11 @@ class SkippedFiles:
             return
         with replacing(self.path) as temporary:
             temporary.write_bytes(_csv_lines([_HEADER, *reasons.items()]))
-        self._reasons = reasons
+        self._take(reasons)
+
+    def _take(self, reasons: dict[str, str]) -> None:
+        self._reasons, self._by_file = reasons, None
+        self._num_notes = sum(reason.startswith(READ_WITH_NOTE) for reason in reasons.values())
 
     def _load(self) -> None:
         """Reads the list and cuts off a last line that a kill left unfinished: only its end is a newline."""
@@ -164,7 +194,7 @@ class SkippedFiles:
             raise LussError(f"{self.path} cannot be read as a list of skipped files ({error}): delete it") from error
         if rows and (tuple(rows[0]) != _HEADER or any(len(row) != 2 for row in rows)):
             raise LussError(f"{self.path} is not a list of skipped files with the columns path,reason: delete it")
-        self._reasons = dict(rows[1:])
+        self._take(dict(rows[1:]))
 
 
 def _csv_lines(rows: list[tuple[str, str]]) -> bytes:

@@ -252,11 +252,12 @@ class ImageSource:
         """The decoded image and its original (width, height).
 
         Raises:
-            UnreadableImage: It cannot be decoded.
+            UnreadableImage: It cannot be decoded, or has changed since it was listed.
         """
         manifest, row = self.locate(index)
-        image = read_image(manifest.path(row), min_side=self.min_side, max_pixels=self.max_pixels)
-        return image, manifest.size(row)
+        listed = manifest.listed(row)
+        image = read_image(manifest.path(row), min_side=self.min_side, max_pixels=self.max_pixels, listed=listed)
+        return image, listed.size
 
     def readable(self, index: int) -> tuple[int, Image.Image, tuple[int, int], list[tuple[str, str]]]:
         """The first image from `index` on that can be read; see `first_readable`."""

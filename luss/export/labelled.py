@@ -9,6 +9,7 @@ from typing import ClassVar
 from luss.data.imagenet_s import read_mask
 from luss.data.manifest import Manifest
 from luss.data.names import MaskNames
+from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
 from luss.labels.store import LabelStore
 from luss.labels.writer import Labels
@@ -64,6 +65,11 @@ class LabelledImages(ABC):
     def listed(self, count: int) -> str:
         """Something that differs when the first `count` images are others than before; empty where that cannot be."""
         return ""
+
+    @property
+    def kept_apart(self) -> str:
+        """What to say about masks whose names would have met; empty where none did, and where no mask was named."""
+        return self._mask_names.sentence() if "_mask_names" in self.__dict__ else ""
 
     @cached_property
     def _mask_names(self) -> MaskNames:
@@ -130,24 +136,34 @@ class PredictedMasks(ManifestImages):
 
     Attributes:
         folder: The masks, by the names of `luss.data.names.MaskNames`.
+        unreadable: Images that could not be read when masks were made, and have none.
     """
 
-    def __init__(self, manifest: Manifest, folder: Path, categories: Mapping[int, str], num_clusters: int) -> None:
-        """See the attributes."""
+    def __init__(
+        self,
+        manifest: Manifest,
+        folder: Path,
+        categories: Mapping[int, str],
+        num_clusters: int,
+        unreadable: SkippedFiles | None = None,
+    ) -> None:
+        """See the attributes; without `unreadable` any image may lack its mask."""
         super().__init__(manifest, categories, num_clusters)
-        self.folder = folder
+        self.folder, self.unreadable = folder, unreadable
 
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
         """See `LabelledImages.label_maps`.
 
         Raises:
-            LussError: A mask is damaged, or of another size than its image.
+            LussError: A mask is gone, damaged, or of another size than its image.
         """
         return ((index, self._label_map(index)) for index in range(start, len(self)))
 
     def _label_map(self, index: int) -> Labels | MissingImage:
         path = self.folder / self.mask_name(index)
         if not path.is_file():
+            if self.unreadable is not None and not self.unreadable.lists(self.name(index)):
+                raise LussError(f"{path} is gone: run predict again (luss run ... --force predict)")
             return MissingImage("has no mask: it could not be read when masks were made")
         ids = read_mask(path)
         width, height = self.manifest.size(index)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from luss.errors import LussError
-from luss.files import write_json, write_text
+from luss.files import read_user_text, write_json, write_text
 from luss.labels.writer import Labels, check_threshold
 
 FOLDER = "layers"
@@ -103,7 +103,9 @@ def read_edits(path: Path) -> Edits:
         LussError: The file is absent or is no such file.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_user_text(path))
+    except LussError:
+        raise
     except FileNotFoundError as error:
         raise LussError(f"{path} does not exist: download names.json from the report, or write one") from error
     except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ from luss import __version__
 from luss.benchmark.counts import GROUPS
 from luss.benchmark.masks import MaskCounts, count_masks
 from luss.data.imagenet_s import Layout, category_ids
-from luss.data.manifest import find_images
+from luss.data.walk import Met, find_images
 from luss.errors import LussError
 from luss.files import write_json, write_text
 from luss.report.folder import MARKER, PAGE, check_place, take_place, work_folder, write_assets
@@ -85,10 +85,9 @@ def dataset_statistics(
 
 def _of_images(folder: Path, problems: list[str]) -> dict[str, Any]:
     """How many images a split has, and how many a category (first folder of their names)."""
-    found = Counter(
-        name.partition("/")[0]
-        for name in find_images(folder, report=lambda path, why: problems.append(f"{path}: {why}"))
-    )
+    met = Met()
+    found = Counter(name.partition("/")[0] for name in find_images(folder, met))
+    problems += [f"{path}: {why}" for path, why in met.unlisted]
     sizes = sorted(found.values()) or [0]
     return {
         "images": found.total(), "categories": len(found),

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from luss.data.colours import apply_colours, draw_colours
-from luss.data.images import read_image
+from luss.data.images import Listed, read_image
 from luss.data.views import cut, draw_rectangle, first_readable, sample_generator
 from luss.labels.source import LabelSource
 from luss.models.segmenter import SegmentationNetwork
@@ -68,8 +68,9 @@ class LabelledCrops(Dataset[dict[str, Any]]):
 
     def _read(self, entry: int) -> tuple[Image.Image, tuple[int, int]]:
         # Unreadable images have no map, so the store's numbering is not the manifest's: images go by name.
-        image = read_image(self.image_root / self.store.name(entry), max_pixels=self.max_pixels)
         height, width = self.store.image_size(entry)
+        listed = Listed((width, height), None)
+        image = read_image(self.image_root / self.store.name(entry), max_pixels=self.max_pixels, listed=listed)
         return image, (width, height)
 
     def collate(self, samples: list[dict[str, Any]]) -> LabelledBatch:

@@ -62,6 +62,14 @@ def run_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, such as outputs/demo")
 
 
+def tell_changed(run_folder: Path, console: Console) -> None:
+    """A line where the images of a run are no longer those that were listed."""
+    from stages.parts.images import changed_since_listed
+
+    if sentence := changed_since_listed(run_folder):
+        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
 def now_and_then(console: Console, what: str, *, at_end: bool = False) -> Callable[[int, int], None]:
     """Takes numbers of images, done and in all, and prints a line about them every `SECONDS`; with `at_end` also at the end."""
     last = time.monotonic()
@@ -86,16 +94,26 @@ def parsed(
     """
     if not arguments or arguments[0] not in commands:
         # Help, or what is wrong.
-        return parser.parse_args(arguments)
+        return _expanded(parser.parse_args(arguments))
     # `parser` itself would take options only before or after all words.
     command, found = commands[arguments[0]], argparse.Namespace(command=arguments[0])
     try:
-        return command.parse_intermixed_args(arguments[1:], found)
+        return _expanded(command.parse_intermixed_args(arguments[1:], found))
     except TypeError:
         # It has commands of its own.
-        return command.parse_args(arguments[1:], found)
+        return _expanded(command.parse_args(arguments[1:], found))
 
 
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _expanded(options: argparse.Namespace) -> argparse.Namespace:
+    """`~` in every path: shells leave it where it does not begin a word, as in --out=~/masks."""
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, value.expanduser())
+        elif isinstance(value, list):
+            setattr(options, name, [each.expanduser() if isinstance(each, Path) else each for each in value])
+    return options

@@ -104,11 +104,14 @@ class _Labels:
             tally = export_images(
                 folder, images, lambda place: self.format.writer(out, images, place), on_progress=news, finish=finish
             )
+        if images.kept_apart:
+            _print(console, images.kept_apart)
         left_out = f", {folder.skipped.count} left out (see skipped.csv)" if folder.skipped.count else ""
         begun = "was complete already" if was_complete else "exported"
         return f"{self.name}: {tally.num_images} images of {self.split}{left_out}, {begun}: {out}"
 
     def _images(self) -> "LabelledImages":
+        from luss.data.skipped import SkippedFiles
         from luss.export.labelled import PredictedMasks, StoredLabels
         from luss.labels.layers import cluster_names
         from luss.labels.store import LabelStore
@@ -129,7 +132,8 @@ class _Labels:
         names = cluster_names(self.layer, ids)
         categories = {cluster: names.get(cluster, f"cluster {cluster}") for cluster in ids}
         masks = self.folder / "predict" / "masks" / self.split
-        return PredictedMasks(manifests[self.split], masks, categories, len(ids))
+        unreadable = SkippedFiles(self.folder / "predict" / "skipped.csv")
+        return PredictedMasks(manifests[self.split], masks, categories, len(ids), unreadable)
 
     def _identity(self) -> dict[str, Any]:
         categories = self.images.categories

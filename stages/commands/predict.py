@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from luss.errors import LussError
 from luss.export import PREDICTED
 
 if TYPE_CHECKING:
+    from luss.data.walk import Met
     from luss.export.job import ExportFolder
     from luss.export.predicted import SegmentedImages
     from luss.progress import StopFlag
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 HELP = "segment any folder of images with a trained model"
 
-# Gives names below the root; told of a folder that cannot be listed, and why.
-Names = Callable[[Callable[[Path, str], None]], Iterator[str]]
+# Gives names below the root, and tells what was met besides.
+Names = Callable[["Met"], Iterator[str]]
 
 _MANIFEST_THREADS = 4
 _SHOWN_CLASSES = 20
@@ -48,8 +49,9 @@ OUT/summary.json holds names, colours, pixels and images of every id."""
     parser.add_argument(
         "images",
         type=Path,
+        nargs="+",
         metavar="IMAGES",
-        help="a folder (with all its folders), a .txt with a path a line, or one image",
+        help="folders (with all their folders), images, or a .txt with a path a line",
     )
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
     parser.add_argument("--format", default="png", choices=PREDICTED, help="default: png")
@@ -95,7 +97,8 @@ def main(options: argparse.Namespace) -> None:
             folder.restart()
         if not folder.start:
             folder.save(0, {})
-        console.print(f"listing the images of {options.images}", highlight=False, soft_wrap=True)
+        named = f"{options.images[0]}" + (f" and {len(options.images) - 1} more" if options.images[1:] else "")
+        console.print(f"listing the images of {named}", highlight=False, markup=False, soft_wrap=True)
         try:
             with contextlib.closing(ConsoleReporter("predict", out, console=console)) as reporter:
                 images = _list_images(segmenter, folder, root, names, options, stop, reporter)
@@ -105,35 +108,41 @@ def main(options: argparse.Namespace) -> None:
     console.print(sentence, highlight=False, soft_wrap=True)
 
 
-def image_source(images: Path, out: Path) -> tuple[Path, Names]:
+def image_source(images: Sequence[Path], out: Path) -> tuple[Path, Names]:
     """The root of the images, and what gives their names below it.
+
+    A shell's `photos/*` names files of other kinds too: among several paths only folders and pictures count, unless all are lists.
 
     Raises:
         LussError: There is nothing to segment, or `out` would mix with the images.
     """
+    from luss.data.formats import IMAGE_SUFFIXES, is_picture
     from luss.data.image_list import ImageList
-    from luss.data.images import IMAGE_SUFFIXES
-    from luss.data.manifest import find_images
+    from luss.data.walk import Met, find_images
 
-    if images.is_file() and images.suffix.lower() == ".txt":
-        listed = ImageList(images)
-        return listed.root, lambda report: listed.names()
-    if images.is_file() and images.suffix.lower() in IMAGE_SUFFIXES:
-        return images.absolute().parent, lambda report: iter([images.name])
-    if not images.is_dir():
-        raise LussError(f"{images} is not a folder of images, a list of them (.txt), or an image")
-    if out.resolve().is_relative_to(images.resolve()):
+    for path in images:
+        if not path.exists():
+            raise LussError(f"{path} does not exist: give a folder of images, a list of them (.txt), or images")
+        if path.is_dir() and out.resolve().is_relative_to(path.resolve()):
+            raise LussError(
+                f"--out {out} lies in the folder of images {path}, whose masks would be taken for images: give another"
+            )
+    if all(path.is_file() and path.suffix.lower() == ".txt" for path in images):
+        listed = ImageList(*images)
+        return listed.root, listed.names
+    wanted = [path for path in images if path.is_dir() or is_picture(path.name)]
+    if not wanted:
+        raise LussError(f"{images[0]} is not a folder of images, a list of them (.txt), or an image")
+    if len(wanted) > 1 or not wanted[0].is_dir():
+        listed = ImageList(*wanted)
+        return listed.root, listed.names
+    met, root = Met(), wanted[0].absolute()
+    if next(find_images(root, met), None) is None:
+        met.check_listed()
         raise LussError(
-            f"--out {out} lies in the folder of images {images}, whose masks would be taken for images: give another"
+            f"{wanted[0]} holds no images: looked, also in its folders, for names ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
         )
-    unlisted: list[str] = []
-    if next(find_images(images, report=lambda path, reason: unlisted.append(f"{path}: {reason}")), None) is None:
-        raise LussError(
-            f"{images} holds no images: looked, also in its folders, for names ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
-            + "".join(f"\n  {problem}" for problem in unlisted[:10])
-        )
-    root = images.absolute()
-    return root, lambda report: find_images(root, report=report)
+    return root, lambda met: find_images(root, met)
 
 
 def _rename(segmenter: "Segmenter", path: Path, console: Console) -> None:
@@ -173,18 +182,21 @@ def _list_images(
     """The images, listed anew by every call: some may have come since."""
     from luss.data.manifest import Manifest, build_manifest
     from luss.data.skipped import SkippedFiles
+    from luss.data.walk import Met
     from luss.export.predicted import SegmentedImages, earlier_first, relist
     from luss.predict import predict_images
     from luss.settings import DataSettings
 
     place, max_pixels = folder.path / "manifest", DataSettings(root="").max_pixels
     unreadable = SkippedFiles(place / "skipped.csv")
+    said: set[str] = set()
 
     def make_list(earlier: bool) -> SegmentedImages:
-        listed = names(unreadable.add)
+        met = Met()
+        listed = names(met)
         if earlier and (place / "images.json").is_file():
             listed = earlier_first(Manifest.open(place, "images"), listed)
-        build_manifest(
+        listing = build_manifest(
             root,
             place,
             "images",
@@ -192,8 +204,13 @@ def _list_images(
             max_pixels=max_pixels,
             workers=_MANIFEST_THREADS,
             names=listed,
+            met=met,
             stop=stop,
         )
+        # What has changed is listed twice.
+        for sentence in set(listing.sentences) - said:
+            said.add(sentence)
+            reporter.warn(sentence)
         manifest = Manifest.open(place, "images")
         segment = functools.partial(
             predict_images,
@@ -243,6 +260,8 @@ def _segment(
     )
     seconds, num_new = time.monotonic() - started, folder.tally.num_images - before
     _print_table(summary(folder.tally, segmenter.names)["classes"], reporter.console)
+    if images.kept_apart:
+        reporter.message(images.kept_apart)
     parts = [f"{num_new} images segmented" + (f" ({num_new / max(seconds, 1e-9):.1f} images/s)" if num_new else "")]
     parts += [f"{before} were done before"] if before else []
     if folder.skipped.count:

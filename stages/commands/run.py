@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
 from luss.config import load_config, to_yaml
-from stages.commands.base import KEY_VALUE, config_arguments
+from stages.commands.base import KEY_VALUE, config_arguments, tell_changed
 
 HELP = "run every stage that is not done"
 
@@ -30,7 +31,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--until", metavar="STAGE", help="the last stage to run")
     which.add_argument("--only", metavar="STAGE", help="run this stage alone; what it needs must be done")
-    parser.add_argument("--force", metavar="STAGE", help="run this stage anew although it is done; later ones follow")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--force", metavar="STAGE", help="run this stage anew although it is done; later ones follow")
+    again.add_argument(
+        "--rescan", action="store_const", const="manifest", dest="force",
+        help="list the images anew; the other stages follow only if there are other images",
+    )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and why; change nothing")
     parser.add_argument("--print-config", action="store_true", help="print every setting, resolved; run nothing")
 
@@ -41,6 +47,7 @@ def main(options: argparse.Namespace) -> None:
     if options.print_config:
         sys.stdout.write(to_yaml(run))
         return
+    from stages.pipeline import MANIFEST
     from stages.running.preflight import check_sizes, preflight, warn_of_absent
     from stages.running.results import print_results, status_table
     from stages.running.runner import run_stages, select
@@ -54,5 +61,7 @@ def main(options: argparse.Namespace) -> None:
         check_sizes(run, console)
         console.print(status_table(States(run), {stage.name for stage in chosen}, force=options.force))
         return
+    if options.force != MANIFEST.name:
+        tell_changed(Path(run.output), console)
     run_stages(run, chosen, force=options.force, console=console)
     print_results([run], console)

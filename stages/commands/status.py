@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from luss.errors import LussError
-from stages.commands.base import run_argument
+from stages.commands.base import run_argument, tell_changed
 
 HELP = "state of every stage of a run; of submitted ones also the jobs, and what to do next"
 arguments = run_argument
@@ -32,5 +32,6 @@ def main(options: argparse.Namespace) -> None:
     except LussError as error:
         advice = f"the queue cannot be asked: {error}"
     console.print(status_table(states, set(), queue=queue))
+    tell_changed(folder, console)
     if advice:
         console.print(advice, highlight=False, markup=False, soft_wrap=True)

@@ -2,12 +2,14 @@
 
 import difflib
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from luss.data.imagenet_s import Layout, category_ids, find_layout
 from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles, escape_path
+from luss.data.walk import Changes, changes
 from luss.errors import LussError
 from luss.files import read_json
 from luss.settings import DataSettings
@@ -18,6 +20,7 @@ EMBEDDED = "shapes"
 _MANIFEST = "manifest"
 # Folder of the listings of evaluated splits, in the manifest's own: it is moved aside with it when the data changes.
 EVALUATED = "evaluated"
+_LOOK_SECONDS = 2.0
 
 
 def data_layout(data: DataSettings) -> Layout:
@@ -60,7 +63,7 @@ def list_images(
     """
     data = place.run.data
     if not (folder / f"{split}.json").is_file():
-        message(f"listing the images of {image_folder}")
+        message(f"listing the images of {escape_path(str(image_folder))}")
         summary = build_manifest(
             image_folder,
             folder,
@@ -71,6 +74,8 @@ def list_images(
             stop=place.stop,
             skipped=skipped,
         )
+        for sentence in summary.sentences:
+            message(f"warning: {sentence}")
         total = summary.num_images + summary.num_skipped
         if summary.num_skipped > data.max_skipped_share * total:
             # What was listed is forgotten: the files will be mended, or the limit raised.
@@ -149,6 +154,33 @@ def listed_folders(data: DataSettings, layout: Layout) -> dict[str, Path]:
             raise LussError(f"data.extra names {extra!r}, but {layout.root / extra} is not a folder")
         found[list_name(extra)] = layout.root / extra
     return found
+
+
+def changed_since_listed(run_folder: Path) -> str:
+    """What to say where images have come to the folders of a run or have gone since they were listed; empty where nothing shows it.
+
+    Looks at folders, not at files, and some seconds at most, however many there are.
+    """
+    found, roots, until = Changes(), [], time.monotonic() + _LOOK_SECONDS
+    for notes in sorted((run_folder / _MANIFEST).glob("*/*.folders")):
+        try:
+            root = Manifest.open(notes.parent, notes.stem).image_root
+            if not root.is_dir():
+                continue
+            with open(notes, encoding="utf-8") as lines:
+                each = changes(root, lines, seconds=until - time.monotonic())
+        except (LussError, OSError, ValueError):
+            # Whoever reads the manifest says what is wrong with it.
+            continue
+        if each != Changes():
+            found = Changes(found.added + each.added, found.removed + each.removed)
+            roots.append(escape_path(str(root)))
+    if not roots:
+        return ""
+    return (
+        f"the images in {', '.join(roots)} are not those that were listed (at least {found.added} more, {found.removed} fewer): "
+        "luss run with --rescan lists them anew, and what was made from others becomes stale"
+    )
 
 
 def nearest_split(name: str, layout: Layout) -> str:

@@ -95,6 +95,8 @@ def join_masks(context: StageContext, plan: MaskPlan) -> dict[str, Any]:
     for split, manifest in plan.manifests.items():
         path = context.folder / f"clusters-{split}.png"
         _write_sheet(manifest, plan.names[split], plan.folder / split, path)
+        if sentence := plan.names[split].sentence():
+            context.reporter.message(f"{split}: {sentence}")
     return {split: len(manifest) for split, manifest in plan.manifests.items()}
 
 

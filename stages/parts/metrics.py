@@ -9,10 +9,12 @@ from luss.benchmark.evaluator import count_folders
 from luss.benchmark.folders import png_names
 from luss.benchmark.metrics import MatchingChoice, Metrics, evaluate
 from luss.data.imagenet_s import category_ids
+from luss.data.names import MaskNames
+from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
 from luss.files import write_json
 from stages.base import StageContext
-from stages.parts.images import data_layout
+from stages.parts.images import data_layout, listed_split
 
 
 def count_splits(context: StageContext, predictions: Path, *, num_classes: int, workers: int) -> dict[str, Counts]:
@@ -33,6 +35,7 @@ def count_splits(context: StageContext, predictions: Path, *, num_classes: int, 
     found = {}
     for split in context.run.data.evaluate:
         if split in layout.masks:
+            _check_not_gone(context, split, predictions)
             pairs = _paired(context, split, predictions / split, layout.masks[split])
             context.reporter.start("mask", len(pairs), 0)
             folders = (predictions / split, layout.masks[split])
@@ -40,6 +43,21 @@ def count_splits(context: StageContext, predictions: Path, *, num_classes: int, 
                 *folders, num_classes=num_classes, workers=workers, progress=progress, only=pairs
             )
     return found
+
+
+def _check_not_gone(context: StageContext, split: str, predictions: Path) -> None:
+    """Makes sure that every image that could be read has its mask: who deletes some may not get the metrics of the rest.
+
+    Raises:
+        LussError: One is not there; names it.
+    """
+    manifest, skipped = listed_split(context, split), SkippedFiles(predictions.parent / "skipped.csv")
+    names = MaskNames(manifest)
+    for index in range(len(manifest)):
+        path = predictions / split / names[index]
+        if not path.is_file() and not skipped.lists(manifest.name(index)):
+            stage = predictions.parent.name
+            raise LussError(f"{path}, which {stage} has made, is gone: run it again (luss run ... --force {stage})")
 
 
 def _paired(context: StageContext, split: str, predictions: Path, masks: Path) -> set[str]:

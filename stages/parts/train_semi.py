@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from luss import processes
+from luss.data.formats import is_image
 from luss.data.imagenet_s import IGNORE, MASK_FOLDER_SUFFIX, Layout, category_ids, mask_path
-from luss.data.manifest import Manifest, find_images
+from luss.data.manifest import Manifest
+from luss.data.walk import find_images
 from luss.errors import LussError
 from luss.labels.source import LabelSource, MaskLabels
 from luss.settings import RunSettings
@@ -30,6 +32,10 @@ def num_categories(layout: Layout) -> int:
     return found
 
 
+def _is_read(name: str) -> bool:
+    return is_image(name.rpartition("/")[2])
+
+
 def check_train_semi(run: RunSettings) -> None:
     """Makes sure that train-semi is there, with a mask for every image and images for a batch; the embedded data set always has it.
 
@@ -48,7 +54,7 @@ def check_train_semi(run: RunSettings) -> None:
             )
     num_categories(layout)
     num_images, num_lacking, first = 0, 0, ""
-    for name in find_images(images):
+    for name in filter(_is_read, find_images(images)):
         num_images += 1
         if not mask_path(layout, SPLIT, name).is_file():
             first, num_lacking = first or name, num_lacking + 1

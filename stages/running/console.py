@@ -65,7 +65,7 @@ class ConsoleReporter:
             (folder / "log").mkdir(parents=True, exist_ok=True)
             # Processes of other machines may have the same number.
             name = f"{time.strftime('%Y%m%d-%H%M%S')}-{socket.gethostname()}-{os.getpid()}.log"
-            self._log = open(folder / "log" / name, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  (lives with the reporter)
+            self._log = open(folder / "log" / name, "a", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115  (lives with the reporter)
 
     def seconds(self) -> float:
         """Work time so far, earlier tries included."""

@@ -1,6 +1,5 @@
 """The folder of a stage: the files that frame its work, and what they say about it."""
 
-import json
 import shutil
 import time
 import uuid
@@ -12,7 +11,7 @@ from typing import Any
 
 from luss.config import to_yaml
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, create_text, read_json, write_json, write_text
+from luss.files import TEMPORARY_SUFFIX, create_text, json_text, read_json, write_json, write_text
 from stages.base import CHECKPOINTS, AnyStage, StagePlace
 from stages.running.lock import refuse_living_shards, remove_dead_shard_locks
 from stages.sharded import SHARDS
@@ -96,7 +95,7 @@ class StageFolder:
             "fingerprint": self.place.fingerprint,
             "settings": self.stage.settings(self.place.run),
             "extra": self.stage.extra_identity(self.place.run_folder)[0],
-            "inputs": {need.name: read_done(self.place.of(need)).get("id") for need in self.stage.needs},
+            "inputs": {need.name: need.id_for(self.stage, read_done(self.place.of(need))) for need in self.stage.needs},
         }
 
     def begin(self) -> None:
@@ -128,7 +127,7 @@ class StageFolder:
 
     def _create_started(self) -> bool:
         record = {**self._record(), "start": uuid.uuid4().hex}
-        return create_text(self.place.folder / STARTED, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        return create_text(self.place.folder / STARTED, json_text(record))
 
     def _remove_leftovers(self) -> None:
         """But not among masks, which are many: who makes a shard of them clears its own."""
@@ -168,7 +167,7 @@ class StageFolder:
         shard_seconds, shard_memory_mb = work_of_shards(folder)
         record = {
             **self._record(),
-            "id": uuid.uuid4().hex,
+            "id": self.stage.result_id(figures),
             "products": {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(_products(folder))},
             "figures": figures,
             "seconds": round(seconds + shard_seconds, 1),

@@ -29,7 +29,7 @@ from stages.base import AnyStage
 from stages.finetune import Finetune
 from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split
 from stages.parts.train_semi import check_train_semi
-from stages.pipeline import CLUSTERS, DISTANCE_MATCHING, MANIFEST, STAGES, stages_of
+from stages.pipeline import CLUSTERS, DISTANCE_MATCHING, MANIFEST, PRETRAIN, STAGES, stages_of
 from stages.running.fitting import absent_folders, may_be_lowered, unfilled, without_absent
 from stages.running.state import States
 

@@ -64,6 +64,8 @@ def status_table(
     if queue:
         table.add_column("queue")
     running: set[str] = set()
+    # Those that follow only if what they read has become another.
+    follow: set[str] = set()
     own = stages_of(states.run)
     for name, stage in STAGES.items():
         if name not in own and name not in chosen:
@@ -76,8 +78,17 @@ def status_table(
             runs = name in chosen and (
                 state.kind != "done" or name == force or not running.isdisjoint(need.name for need in stage.needs)
             )
-            running |= {name} if runs else set()
-            row.append(("continue" if state.kind == "partial" else "run") if runs else "")
+            needs = {need.name for need in stage.needs}
+            follows = name in chosen and not runs and not follow.isdisjoint(needs)
+            running |= {name} if runs and not stage.by_content else set()
+            follow |= {name} if follows or (runs and stage.by_content) else set()
+            row.append(
+                ("continue" if state.kind == "partial" else "run")
+                if runs
+                else "run if images differ"
+                if follows
+                else ""
+            )
         if queue:
             row.append(queue.get(name, ""))
         table.add_row(*row)

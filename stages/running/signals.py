@@ -1,6 +1,7 @@
 """How a process is asked to stop, and how it ends."""
 
 import contextlib
+import io
 import signal
 import sys
 import threading
@@ -17,6 +18,10 @@ EXIT_USER_ERROR = 2
 
 def guarded(work: Callable[[], None]) -> int:
     """Runs a command and turns the errors that a person can mend into one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names that no terminal can show are no reason to stop.
+            stream.reconfigure(errors="backslashreplace")
     try:
         work()
     except LussError as error:

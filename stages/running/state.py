@@ -166,7 +166,7 @@ class States:
             state = self.of(need)
             if state.kind == "stale":
                 return f"{need.name} is stale ({state.detail})"
-            identity = self.done(need).get("id")
+            identity = need.id_for(stage, self.done(need))
             if identity != record["inputs"].get(need.name):
                 return f"{need.name} was run again" if identity else f"{need.name} is not done"
         extra, reason = stage.extra_identity(self.run_folder)

@@ -16,7 +16,8 @@ import pytest
 from PIL import ExifTags, Image, ImageFile
 
 from luss.data import images
-from luss.data.images import IMAGE_SUFFIXES, MAX_PIXELS, UnreadableImage, read_image, read_size
+from luss.data.formats import IMAGE_SUFFIXES
+from luss.data.images import MAX_PIXELS, UnreadableImage, read_image, read_size
 from luss.errors import LussError
 from luss.settings import DataSettings
 

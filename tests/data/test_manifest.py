@@ -1,6 +1,7 @@
 """The manifest of a folder of images."""
 
 import csv
+import json
 import multiprocessing
 import os
 import pickle
@@ -20,9 +21,10 @@ from nasty_folder import add_image, nasty_folder
 from PIL import Image
 
 from luss.data import manifest as manifest_module
-from luss.data.images import UnreadableImage
-from luss.data.manifest import Manifest, ManifestSummary, build_manifest, find_images
+from luss.data.images import Header, UnreadableImage
+from luss.data.manifest import Manifest, ManifestSummary, build_manifest
 from luss.data.skipped import SkippedFiles
+from luss.data.walk import find_images
 from luss.errors import LussError
 from luss.progress import Interrupted, StopFlag
 
@@ -111,8 +113,8 @@ def test_an_id_out_of_range_is_an_index_error(photos: Path, tmp_path: Path, inde
 def test_the_table_is_text_with_one_line_an_image(photos: Path, tmp_path: Path) -> None:
     build(photos, tmp_path / "out")
     lines = (tmp_path / "out" / "train.tsv").read_text().splitlines()
-    assert lines[0].split("\t") == ["id", "width", "height", "path"]
-    assert lines[1].split("\t") == ["0", "1", "1", "0.png"]
+    assert lines[0].split("\t") == ["id", "width", "height", "bytes", "path"]
+    assert lines[1].split("\t") == ["0", "1", "1", str((photos / "0.png").stat().st_size), "0.png"]
     assert len(lines) == 31
 
 
@@ -226,10 +228,10 @@ def test_files_that_do_not_belong_together_are_refused(photos: Path, tmp_path: P
     build(photos, tmp_path / "out")
     table = tmp_path / "out" / "train.tsv"
     table.write_bytes(table.read_bytes()[:-10])
-    with pytest.raises(LussError, match=r"train\.tsv .* do not belong .* build the manifest again"):
+    with pytest.raises(LussError, match=r"train\.tsv .* do not belong .* --force manifest"):
         Manifest.open(tmp_path / "out", "train")
     table.unlink()
-    with pytest.raises(LussError, match=r"cannot be read .*train\.tsv.* build the manifest again"):
+    with pytest.raises(LussError, match=r"cannot be read .*train\.tsv.* --force manifest"):
         Manifest.open(tmp_path / "out", "train")
 
 
@@ -243,7 +245,7 @@ def test_offsets_in_the_form_of_a_pickle_are_refused(photos: Path, tmp_path: Pat
 def test_a_folder_without_images_names_the_folder_and_the_suffixes(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "a.txt").touch()
-    with pytest.raises(LussError, match=r"root holds no images.*\.jpeg \.jpg \.png"):
+    with pytest.raises(LussError, match=r"root holds no images.*\.jpeg \.jpf \.jpg .*\.png"):
         build(tmp_path / "root", tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -267,7 +269,7 @@ def test_links_in_a_circle_end_the_walk(tmp_path: Path) -> None:
     assert list(find_images(tmp_path)) == ["a/b/x.png"]
 
 
-def test_a_folder_that_cannot_be_listed_is_skipped_with_a_reason(
+def test_a_folder_that_cannot_be_listed_stops_the_listing_and_leaves_no_manifest(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scandir = os.scandir
@@ -278,9 +280,89 @@ def test_a_folder_that_cannot_be_listed_is_skipped_with_a_reason(
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    manifest = build(photos, tmp_path / "out")
-    assert "z/3.png" not in list(manifest.names())
-    assert "z,folder cannot be listed: Permission denied" in (tmp_path / "out" / "skipped.csv").read_text()
+    with pytest.raises(LussError, match="photos/z: Permission denied"):
+        build(photos, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_pictures_of_unread_formats_are_listed_and_counted_by_their_ending_and_count_for_no_limit(
+    photos: Path, tmp_path: Path
+) -> None:
+    for name in ("a.NEF", "b.nef", "c.jxl", "notes.txt"):
+        (photos / name).write_bytes(b"something")
+    skipped = SkippedFiles(tmp_path / "skipped.csv")
+    summary = build_manifest(photos, tmp_path / "out", "train", skipped=skipped)
+    assert (summary.num_images, summary.num_skipped, summary.unread) == (30, 0, {".nef": 2, ".jxl": 1})
+    assert "3 pictures are in formats that are not read here and are left out (.nef 2, .jxl 1)" in summary.sentences[0]
+    text = (tmp_path / "skipped.csv").read_text()
+    assert 'a.NEF,"a raw file' in text
+    assert "notes.txt" not in text
+
+
+def test_results_of_luss_in_the_folder_of_images_are_left_out_and_said(photos: Path, tmp_path: Path) -> None:
+    add_image(photos / "out" / "masks" / "0.png")
+    (photos / "out" / "export.json").touch()
+    summary = build_manifest(photos, tmp_path / "out", "train", skipped=SkippedFiles(tmp_path / "skipped.csv"))
+    assert summary.num_images == 30
+    assert f"{photos}/out" in summary.sentences[0]
+
+
+def test_a_file_that_is_read_with_a_note_is_in_the_list_and_not_skipped(photos: Path, tmp_path: Path) -> None:
+    image = add_image(photos / "a" / "long.jpg", (80, 60))
+    image.write_bytes(image.read_bytes()[:-2])
+    skipped = SkippedFiles(tmp_path / "skipped.csv")
+    summary = build_manifest(photos, tmp_path / "out", "train", skipped=skipped, verify="full")
+    assert (summary.num_images, summary.num_skipped, skipped.count) == (31, 0, 0)
+    assert not skipped.lists("a/long.jpg")
+    assert "a/long.jpg,read all the same: image file is truncated" in (tmp_path / "skipped.csv").read_text()
+
+
+def test_the_digest_is_that_of_names_and_sizes_and_not_of_where_they_lie(photos: Path, tmp_path: Path) -> None:
+    before = build(photos, tmp_path / "out").digest(30)
+    photos.rename(tmp_path / "elsewhere")
+    assert build(tmp_path / "elsewhere", tmp_path / "out2").digest(30) == before
+    # As many pixels, another file.
+    add_image(tmp_path / "elsewhere" / "0.png", (1, 1), mode="L")
+    assert build(tmp_path / "elsewhere", tmp_path / "out3").digest(30) != before
+
+
+def test_a_manifest_of_earlier_versions_is_read(photos: Path, tmp_path: Path) -> None:
+    sizes = dict(zip((new := build(photos, tmp_path / "out")).names(), map(new.size, range(30)), strict=True))
+    lines = [line.split("\t") for line in (tmp_path / "out" / "train.tsv").read_text().splitlines(keepends=True)]
+    old = ["\t".join([*line[:3], line[4]]).encode() for line in lines]
+    (tmp_path / "out" / "train.tsv").write_bytes(b"".join(old))
+    starts = np.cumsum([len(line) for line in old], dtype=np.uint64)
+    np.save(tmp_path / "out" / "train.offsets.npy", starts[:-1])
+    facts = json.loads((tmp_path / "out" / "train.json").read_text())
+    (tmp_path / "out" / "train.json").write_text(json.dumps({**facts, "num_bytes": int(starts[-1])}))
+    manifest = Manifest.open(tmp_path / "out", "train")
+    assert {manifest.name(i): manifest.size(i) for i in range(30)} == sizes
+    assert list(manifest.names()) == list(sizes)
+    assert manifest.listed(3).num_bytes is None
+
+
+def test_damaged_rows_and_offsets_are_named_by_file_and_line_with_the_remedy(photos: Path, tmp_path: Path) -> None:
+    build(photos, tmp_path / "out")
+    table, offsets = tmp_path / "out" / "train.tsv", tmp_path / "out" / "train.offsets.npy"
+    whole, starts = table.read_bytes(), np.load(offsets)
+    random, reasons = np.random.default_rng(0), set()
+    for _ in range(150):
+        bad = np.frombuffer(whole, np.uint8).copy()
+        bad[random.integers(len(bad), size=3)] = random.integers(0, 256, 3)
+        table.write_bytes(bad.tobytes())
+        np.save(offsets, np.where(random.random(30) < 0.1, random.integers(0, 2**63, 30, np.uint64), starts))
+        try:
+            manifest = Manifest.open(tmp_path / "out", "train")
+            list(manifest.names())
+            for index in range(30):
+                manifest.listed(index)
+                manifest.name(index)
+            manifest.digest(20)
+        except LussError as error:
+            reasons.add(str(error))
+    assert all("--force manifest" in reason or "leads out of" in reason for reason in reasons)
+    assert any(f"{table}, line" in reason for reason in reasons)
+    assert any(f"{offsets} is damaged" in reason for reason in reasons)
 
 
 def test_splits_share_a_folder(photos: Path, tmp_path: Path) -> None:
@@ -333,10 +415,10 @@ class ManyNames:
 
 def measure_memory(folder: Path) -> tuple[int, int, int, int, str]:
     """Peak bytes while building and while reading, names read, length, last name; in a process of its own."""
-    size_of = {True: UnreadableImage(folder / "x", "no such file"), False: (500, 375)}
+    found = {True: UnreadableImage(folder / "x", "no such file"), False: Header((500, 375), 10_000)}
     with (
         mock.patch.object(os, "scandir", lambda folder: ManyNames()),  # noqa: PT008  (a new one each time)
-        mock.patch.object(manifest_module, "_measure", lambda path, *rest: size_of[path.name.endswith("7777.JPEG")]),
+        mock.patch.object(manifest_module, "_measure", lambda path, *rest: found[path.name.endswith("7777.JPEG")]),
     ):
         tracemalloc.start()
         build_manifest(folder, folder / "out", "train", skipped=SkippedFiles(folder / "s.csv"), workers=2)

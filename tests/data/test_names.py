@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from luss.data import names
-from luss.data.names import MaskNames, NameIndex, mask_name, name_hash, name_hashes, repeated
+from luss.data.names import MaskNames, NameIndex, folded, mask_name, name_hash, name_hashes, repeated
 
 
 class Listed:
@@ -46,6 +46,51 @@ def test_only_images_that_would_share_a_mask_keep_their_ending() -> None:
     masks = MaskNames(Listed("dog/x.jpg", "dog/x.png", "dog/y.JPEG", "x.jpg"))
     assert [masks[index] for index in range(4)] == ["dog/x.jpg.png", "dog/x.png.png", "dog/y.png", "x.png"]
     assert mask_name("a.b/c.d.webp") == "a.b/c.d.png"
+
+
+def masks_of(*listed: str) -> list[str]:
+    found = MaskNames(Listed(*listed))
+    return [found[index] for index in range(len(listed))]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        ("x.jpg", "x.png", "x.jpg.jpg"),
+        ("x.jpg", "x.jpg.jpg", "x.jpg.jpg.jpg", "x.png"),
+        ("a/X.jpg", "a/x.jpg", "a/x.JPG", "a/x.png"),
+        ("Dog/x.jpg", "dog/x.jpg"),
+        ("caf\u00e9.jpg", "cafe\u0301.jpg"),
+        ("straße.jpg", "STRASSE.jpg"),
+        ("x.jpg", "x.png/a.jpg", "x.png/b.jpg"),
+        ("x.jpg", "x.npz/deep/a.jpg"),
+        (f"{'y' * 250}.jpg", f"{'y' * 250}.png"),
+        ("x.jpg", f"x.jpg.{name_hash('x.jpg'):016x}.jpg", "x.png", "x.jpg.jpg"),
+        ("\udcff.jpg", "\udcff.png", "\udcff.jpg.jpg"),
+    ],
+)
+def test_no_two_images_have_one_mask_whatever_a_file_system_takes_for_the_same(listed: tuple[str, ...]) -> None:
+    folders = {folded(part) for name in listed for part in [name.rpartition("/")[0]] if part}
+    for ending in (".png", ".npz", ".jpg"):
+        masks = [folded(mask.removesuffix(".png") + ending) for mask in masks_of(*listed)]
+        assert len(set(masks)) == len(listed)
+        assert not folders & set(masks)
+    assert all(len(mask.rpartition("/")[2].encode("utf-8", "surrogateescape")) <= 255 for mask in masks_of(*listed))
+
+
+def test_the_names_of_masks_do_not_depend_on_the_order_of_the_images() -> None:
+    listed = ["x.jpg", "x.png", "x.jpg.jpg", "X.jpg", "y.jpg"]
+    expected = dict(zip(listed, masks_of(*listed), strict=True))
+    assert dict(zip(listed[::-1], masks_of(*listed[::-1]), strict=True)) == expected
+    assert expected["y.jpg"] == "y.png"
+
+
+def test_names_that_were_kept_apart_are_said_and_others_are_not() -> None:
+    assert MaskNames(Listed("x.jpg", "y.jpg")).sentence() == ""
+    found = MaskNames(Listed("z.jpg", "x.jpg", "x.png"))
+    assert found.num_unusual == 2
+    assert "2 images would share the name of a mask" in found.sentence()
+    assert "x.jpg.png of x.jpg" in found.sentence()
 
 
 def test_names_of_one_hash_are_left_to_the_caller_to_compare(monkeypatch: pytest.MonkeyPatch) -> None:

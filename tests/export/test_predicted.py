@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from luss.data.imagenet_s import read_mask
-from luss.data.manifest import Manifest, build_manifest, find_images
+from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles
+from luss.data.walk import find_images
 from luss.export import PREDICTED
 from luss.export.job import ExportFolder, Tally, export_images
 from luss.export.predicted import SegmentedImages, earlier_first, make_writer, relist, summary
@@ -59,7 +60,7 @@ class Photos:
                 yield Predicted(index, labels, confidence=np.full(labels.shape, 0.5, np.float32))
 
     def images(self, out: Path, unreadable: SkippedFiles, earlier: bool) -> SegmentedImages:
-        names = find_images(self.root, report=unreadable.add)
+        names = find_images(self.root)
         if earlier:
             names = earlier_first(Manifest.open(out / "manifest", "images"), names)
         build_manifest(self.root, out / "manifest", "images", skipped=unreadable, names=names)
