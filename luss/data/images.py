@@ -27,6 +27,7 @@ from PIL import TiffImagePlugin as _tiff  # noqa: F401
 from PIL import WebPImagePlugin as _webp  # noqa: F401
 
 from luss.errors import LussError
+from luss.refusals import refuse_exhausted
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """Lower-case suffixes of files taken for images; compare with `path.suffix.lower()`."""
@@ -91,7 +92,7 @@ def read_image(path: Path, *, min_side: int | None = None, max_pixels: int = MAX
 
     Raises:
         UnreadableImage: For every reason: absent, empty, not an image, truncated, corrupt, too large, not permitted.
-            Nothing else is raised and no warning is given.
+            Nothing else is raised and no warning is given, but a LussError where this process may not open any more files.
     """
     with _opened(path, max_pixels) as image:
         orientation = _orientation(image)
@@ -129,6 +130,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[ImageFile.ImageFile]:
     except UnreadableImage:
         raise
     except Exception as error:  # a damaged file makes Pillow raise nearly anything: struct.error, SyntaxError, KeyError
+        refuse_exhausted(error, path)
         raise UnreadableImage(path, _reason(error)) from error
 
 

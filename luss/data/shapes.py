@@ -21,7 +21,8 @@ from PIL import Image
 from luss.data.imagenet_s import MASK_FOLDER_SUFFIX, write_mask
 from luss.data.shapes_drawing import CATEGORIES, Drawing, draw_shape
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, full_disk_named, read_json, write_json
+from luss.files import TEMPORARY_SUFFIX, read_json, write_json
+from luss.refusals import refusals_named
 
 VERSION = 1
 """Raised with every change to the drawing code, so that a data set drawn by older code is drawn again."""
@@ -129,7 +130,7 @@ def make_shapes(
     fresh = root.with_name(f".{root.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     old = root.with_name(f".{root.name}.{os.getpid()}.old")
     try:
-        with full_disk_named(root.parent):
+        with refusals_named(root.parent):
             _write_all(fresh, parameters, workers)
             if root.exists():
                 os.rename(root, old)

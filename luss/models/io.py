@@ -14,6 +14,7 @@ from luss.files import read_json, replacing, write_json
 from luss.models.backbone import Backbone
 from luss.models.build import build_backbone
 from luss.models.segmenter import SegmentationNetwork
+from luss.refusals import refuse
 from luss.settings import PredictSettings
 
 FORMAT_VERSION = 1
@@ -50,6 +51,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(safetensors.torch.load_file(path))
     except Exception as error:
+        refuse(error, path)
         raise LussError(f"{path} is damaged ({error}): {_AGAIN}") from error
 
 

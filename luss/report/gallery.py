@@ -1,8 +1,6 @@
 """The part of a report about clusters: the table that the page sorts and searches, and one script of pictures a cluster."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from luss.data.manifest import Manifest
 from luss.data.skipped import escape_path
 from luss.errors import LussError
 from luss.features.store import FeatureStore
-from luss.files import write_text
+from luss.files import link_or_copy, write_text
 from luss.labels.palette import palette
 from luss.labels.store import LabelStore
 from luss.report.clusters import ClusterTable, common_folders, measure_clusters
@@ -157,8 +155,5 @@ def _taken_over(path: Path, before: Path | None) -> bool:
     old = None if before is None else before / path.name
     if old is None or not old.is_file():
         return False
-    try:
-        os.link(old, path)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(old, path)
+    link_or_copy(old, path)
     return True

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from luss.config import to_yaml
+from luss.config import RUN_CONFIG, to_yaml
 from luss.errors import LussError
 from luss.files import TEMPORARY_SUFFIX, create_text, read_json, write_json, write_text
 from stages.base import CHECKPOINTS, AnyStage, StagePlace
@@ -106,6 +106,7 @@ class StageFolder:
         """
         self.place.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.place.folder / "config.yaml", to_yaml(self.place.run))
+        write_text(self.place.run_folder / RUN_CONFIG, to_yaml(self.place.run))
         if not self._create_started():
             self._remove_leftovers()
 
@@ -119,7 +120,8 @@ class StageFolder:
             LussError: The stage was moved aside or ended in this moment.
         """
         create_text(self.place.folder / "config.yaml", to_yaml(self.place.run))
-        self._create_started()
+        if self._create_started():
+            write_text(self.place.run_folder / RUN_CONFIG, to_yaml(self.place.run))
         return self.start_id()
 
     def start_id(self) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from luss.config import load_config, load_stored_config
-from luss.errors import LussError
+from luss.config import load_config, load_run_config
 from luss.files import read_json
 from luss.settings import RunSettings
 from stages.pipeline import PROTOCOLS, STAGES, stages_of
@@ -40,14 +39,11 @@ def settings_of_run(folder: Path) -> RunSettings:
     """The settings a run was last started with.
 
     Raises:
-        LussError: The folder holds no run.
+        LussError: The folder holds no run, or none of its settings can be read.
     """
     if folder.suffix in (".yaml", ".yml"):
         return load_config(folder)
-    configs = sorted(folder.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
-    if not configs:
-        raise LussError(f"{folder} holds no run: give the folder of one, such as outputs/demo")
-    run = load_stored_config(configs[-1])
+    run = load_run_config(folder, list(STAGES))
     run.output = str(folder)
     return run
 

@@ -12,8 +12,8 @@ from luss import processes
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
 from luss.errors import LussError
-from luss.files import full_disk_named
 from luss.progress import Interrupted, StopFlag
+from luss.refusals import refusals_named
 from luss.settings import RunSettings
 from stages.base import AnyStage, StageContext
 from stages.pipeline import MANIFEST, STAGES, stages_of
@@ -76,7 +76,7 @@ def run_stages(
     console = console or Console()
     device = processes.start(resolve_device(run.device), timeout_minutes=run.peer_timeout_min)
     folder = Path(run.output)
-    telling = full_disk_named(folder, "run the same command again, it continues")
+    telling = refusals_named(folder, "run the same command again, it continues")
     try:
         with telling, stop_on_signals() as stop, processes.naming_lost_peers():
             first = processes.rank() == 0

@@ -10,8 +10,9 @@ from rich.console import Console
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
 from luss.errors import LussError
-from luss.files import full_disk_named, read_json
+from luss.files import read_json
 from luss.progress import Interrupted, StopFlag
+from luss.refusals import refusals_named
 from luss.settings import RunSettings
 from stages.base import AnyStage, StageContext
 from stages.pipeline import STAGES
@@ -42,7 +43,7 @@ def run_shards(run: RunSettings, stage: AnyStage, shards: Sequence[int], console
     for shard in shards:
         if not 0 <= shard < total:
             raise LussError(f"{stage.name} has no shard {shard}: its shards are 0 to {total - 1}")
-    telling = full_disk_named(Path(run.output), "run the same command again, it continues")
+    telling = refusals_named(Path(run.output), "run the same command again, it continues")
     with telling, stop_on_signals() as stop:
         work = _ShardWork(run, stage, device, stop, console or Console())
         for shard in shards:

@@ -155,7 +155,7 @@ def test_published_weights_are_given_by_the_words_that_the_settings_take(
 
 
 def test_the_matching_of_the_first_split_is_applied_to_the_others(luss: Launcher, run: Path) -> None:
-    config = run / "evaluate" / "config.yaml"
+    config = run / "run.yaml"
     text = config.read_text(encoding="utf-8")
     assert "  evaluate:\n  - validation\n" in text
     config.write_text(text.replace("  - validation\n", "  - validation\n  - test\n", 1), encoding="utf-8")
