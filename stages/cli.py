@@ -19,6 +19,7 @@ from stages.commands import (
     run,
     status,
     submit,
+    verify,
 )
 from stages.commands.base import Command, parsed
 from stages.running.signals import guarded
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "report": report,
     "labels": labels,
     "prepare": prepare,
+    "verify": verify,
 }
 
 _EPILOG = """examples:

@@ -191,7 +191,9 @@ def test_a_copied_stage_folder_decides_by_its_own_settings_whatever_lies_beside_
     assert found == [0.25, 0.75]
 
 
-def test_inside_a_run_the_settings_of_the_last_stage_count_whatever_the_times_of_a_copy_say(model: Path, tmp_path: Path) -> None:
+def test_inside_a_run_the_settings_of_the_last_stage_count_whatever_the_times_of_a_copy_say(
+    model: Path, tmp_path: Path
+) -> None:
     run = run_folder(tmp_path / "run", model, image_weight=0.25)
     (run / "predict").mkdir()
     newer = load_config(run / "finetune" / "config.yaml", ["predict.image_weight=0.75"])

@@ -12,16 +12,15 @@ from typing import Any
 
 from luss.config import RUN_CONFIG, to_yaml
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, create_text, read_json, write_json, write_text
-from stages.base import CHECKPOINTS, AnyStage, StagePlace
+from luss.files import TEMPORARY_SUFFIX, Kind, checksum, create_text, read_record, write_json, write_text
+from stages.base import CHECKPOINTS, MASKS, AnyStage, StagePlace
 from stages.running.lock import refuse_living_shards, remove_dead_shard_locks
-from stages.sharded import SHARDS
+from stages.sharded import CHECKSUMS, SHARDS
 
 DONE = "DONE.json"
 STARTED = "STARTED.json"
 PROGRESS = "progress.json"
 SUPERSEDED = "superseded"
-_MASKS = "masks"
 NOT_PRODUCTS = {
     DONE,
     STARTED,
@@ -34,16 +33,49 @@ NOT_PRODUCTS = {
     "tensorboard",
     CHECKPOINTS,
     SHARDS,
-    _MASKS,
+    MASKS,
 }
 """What lies in a stage's folder and is no part of its result that is checked."""
 
 _LIBRARIES = ("luss", "torch", "timm", "numpy", "faiss-cpu", "faiss-gpu", "scikit-learn", "h5py", "pillow")
 
 
+_PROGRESS_FIELDS: dict[str, Kind] = {"unit": str, "done": int, "total": int, "seconds": float, "updated": float}
+_IDENTITY: dict[str, Kind] = {"version": int, "settings": dict, "inputs": dict}
+_DONE_FIELDS: dict[str, Kind] = {
+    **_IDENTITY,
+    "id": str,
+    "fingerprint": str,
+    "products": dict,
+    "seconds": float,
+    "finished": str,
+}
+
+
 def read_done(folder: Path) -> dict[str, Any]:
-    """The record of a stage that is done; empty where it is not."""
-    return dict(read_json(folder / DONE)) if (folder / DONE).is_file() else {}
+    """The record of a stage that is done; empty where it is not.
+
+    Raises:
+        LussError: It is damaged.
+    """
+    path = folder / DONE
+    if not path.is_file():
+        return {}
+    remedy = f"put a sound copy in its place, or make the stage anew: luss run CONFIG --force {folder.name}"
+    record = read_record(path, _DONE_FIELDS, remedy=remedy)
+    if not all(isinstance(size, int) for size in record["products"].values()):
+        raise LussError(f"{path} is damaged (the sizes of products are no numbers): {remedy}")
+    return record
+
+
+def read_started(folder: Path) -> dict[str, Any]:
+    """The record of a stage that has begun.
+
+    Raises:
+        LussError: There is none, or it is damaged.
+    """
+    remedy = f"begin the stage anew: luss run CONFIG --force {folder.name}"
+    return read_record(folder / STARTED, _IDENTITY, remedy=remedy)
 
 
 def done_record(run_folder: Path, stage: str) -> dict[str, Any]:
@@ -58,10 +90,10 @@ def done_record(run_folder: Path, stage: str) -> dict[str, Any]:
     return record
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """How far a stage has come; empty where nothing tells."""
+def read_progress(path: Path) -> dict[str, Any]:
+    """How far a stage, or the maker of a shard, has come; empty where nothing tells."""
     try:
-        return dict(read_json(folder / PROGRESS))
+        return read_record(path, _PROGRESS_FIELDS)
     except LussError:
         return {}
 
@@ -71,15 +103,20 @@ def work_of_shards(folder: Path) -> tuple[float, int]:
     seconds, memory = 0.0, 0
     for path in sorted((folder / SHARDS).glob("*.json")):
         try:
-            note = read_json(path)
+            note = read_record(path)
         except LussError as error:
             # Makers that live take their notes away: of progress at a shard's end, of a shard that they make again.
             if isinstance(error.__cause__, FileNotFoundError):
                 continue
             raise
-        seconds += float(note.get("seconds", 0.0))
-        memory = max(memory, int(note.get("peak_memory_mb", 0)))
+        seconds += _number(note, "seconds")
+        memory = max(memory, int(_number(note, "peak_memory_mb")))
     return seconds, memory
+
+
+def _number(note: dict[str, Any], entry: str) -> float:
+    value = note.get(entry)
+    return value if isinstance(value, int | float) else 0
 
 
 @dataclass
@@ -126,7 +163,7 @@ class StageFolder:
 
     def start_id(self) -> str:
         """The word that `begin_shard` has returned; another one, or none, when the stage was moved aside meanwhile."""
-        return str(read_json(self.place.folder / STARTED).get("start", ""))
+        return str(read_started(self.place.folder).get("start", ""))
 
     def _create_started(self) -> bool:
         record = {**self._record(), "start": uuid.uuid4().hex}
@@ -135,14 +172,14 @@ class StageFolder:
     def _remove_leftovers(self) -> None:
         """But not among masks, which are many: who makes a shard of them clears its own."""
         for path in [self.place.folder, *self.place.folder.iterdir()]:
-            if path.is_dir() and path.name != _MASKS:
+            if path.is_dir() and path.name != MASKS:
                 find = path.glob if path == self.place.folder else path.rglob
                 for left in find(f".*{TEMPORARY_SUFFIX}"):
                     left.unlink(missing_ok=True)
 
     def seconds_before(self) -> float:
         """Work time of earlier, interrupted tries."""
-        return float(read_progress(self.place.folder).get("seconds", 0.0))
+        return float(read_progress(self.place.folder / PROGRESS).get("seconds", 0.0))
 
     def set_aside(self) -> Path:
         """Moves the whole stage folder to `superseded/`, where it stays until somebody deletes it.
@@ -168,10 +205,13 @@ class StageFolder:
         self._remove_leftovers()
         folder = self.place.folder
         shard_seconds, shard_memory_mb = work_of_shards(folder)
+        products = {path.relative_to(folder).as_posix(): path for path in sorted(_products(folder))}
+        noted = _noted_checksums(folder)
         record = {
             **self._record(),
             "id": uuid.uuid4().hex,
-            "products": {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(_products(folder))},
+            "products": {name: path.stat().st_size for name, path in products.items()},
+            CHECKSUMS: {name: noted.get(name) or checksum(path) for name, path in products.items()},
             "figures": figures,
             "seconds": round(seconds + shard_seconds, 1),
             "peak_memory_mb": max(peak_memory_mb, shard_memory_mb),
@@ -185,6 +225,15 @@ class StageFolder:
         remove_dead_shard_locks(self.place.run_folder, self.stage.name)
         for name in (STARTED, PROGRESS):
             (folder / name).unlink(missing_ok=True)
+
+
+def _noted_checksums(folder: Path) -> dict[str, str]:
+    """Those that the makers of shards took."""
+    found: dict[str, str] = {}
+    for path in (folder / SHARDS).glob("*.json"):
+        noted = read_record(path).get(CHECKSUMS)
+        found |= noted if isinstance(noted, dict) else {}
+    return found
 
 
 def _products(folder: Path) -> Iterator[Path]:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from luss.config import load_config, load_run_config
-from luss.files import read_json
 from luss.settings import RunSettings
+from stages.parts.metrics import read_metrics
 from stages.pipeline import PROTOCOLS, STAGES, stages_of
 from stages.running.baselines import baseline_rows
 from stages.running.console import duration
@@ -96,7 +96,7 @@ def result_rows(run: RunSettings) -> Iterator[ResultRow]:
     for title, stage in ((protocol.title, protocol.last) for protocol in PROTOCOLS.values()):
         if states.of(stage).kind != "done":
             continue
-        found, protocol = read_json(states.run_folder / stage.name / "metrics.json"), title
+        found, protocol = read_metrics(states.run_folder / stage.name / "metrics.json"), title
         if found.get("used_labels_for_threshold"):
             protocol = f"{protocol} but for a threshold from ground truth"
         yield from (ResultRow(run.name, protocol, split, values) for split, values in found["splits"].items())

@@ -22,6 +22,7 @@ from stages.running.folder import PROGRESS, StageFolder
 from stages.running.lock import Waiting, run_lock, stage_lock
 from stages.running.preflight import check_sizes
 from stages.running.process import begin_piece, peak_memory_mb
+from stages.running.products import SMALL_BYTES, require_sound
 from stages.running.signals import stop_on_signals
 from stages.running.state import StageState, States
 
@@ -93,17 +94,20 @@ def run_stages(
 def _run_one(
     stage: AnyStage, run: RunSettings, device: torch.device, stop: StopFlag, console: Console, *, force: bool
 ) -> None:
-    first = processes.rank() == 0
+    first, folder = processes.rank() == 0, Path(run.output)
     if processes.world_size() > 1 and not stage.distributed:
         raise LussError(f"{stage.name} works in one process: start it without torchrun")
     states = States(run)
     state = states.of(stage)
     processes.barrier()
+    if not force:
+        states.refuse_damaged(stage)
     if state.kind == "done" and not force:
         if first:
             console.print(f"{stage.name}: done ({duration(state.seconds)})", highlight=False)
         return
     states.check(stage.name, stage.needs)
+    require_sound(folder, [need.name for need in stage.needs], most_bytes=SMALL_BYTES)
     place = states.place(stage, stop)
     files = StageFolder(stage, place)
     if first:
