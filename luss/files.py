@@ -203,7 +203,7 @@ def remove_dead(folder: Path, pattern: str = "*") -> None:
         pattern: Names of the files that they were to become; "**/*" looks in all folders below, too.
     """
     above, _, name = pattern.rpartition("/")
-    for left in folder.glob(f"{above}/.{name}{TEMPORARY_SUFFIX}".lstrip("/")):
+    for left in folder.glob(f"{above}/.{name}.*{TEMPORARY_SUFFIX}".lstrip("/")):
         if writer_lives(left) is False:
             _remove(left)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from luss.benchmark.baselines import NEED_CLUSTERS, ORACLE_BOX, TITLES, count_baselines
 from luss.benchmark.counts import Counts
 from luss.benchmark.image import Map
+from luss.clustering.results import read_centroids
 from luss.data.imagenet_s import read_mask
 from luss.data.manifest import Manifest
 from luss.data.names import MaskNames
@@ -142,7 +143,8 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
     if path.is_file():
         return np.asarray(np.load(path, allow_pickle=False), np.int32)
     settings, network = FEATURES.block(context.run), ATTENTION.network(context)
-    centroids = torch.from_numpy(np.load(context.of(CLUSTERS) / "centroids.npy", allow_pickle=False))
+    width = network.backbone.num_channels
+    centroids = torch.from_numpy(read_centroids(context.of(CLUSTERS) / "centroids.npy", dim=width))
     centroids = F.normalize(centroids.float(), dim=1).to(context.device)
     precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
     clusters = np.zeros(len(manifest), np.int32)

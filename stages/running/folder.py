@@ -1,5 +1,6 @@
 """The folder of a stage: the files that frame its work, and what they say about it."""
 
+import contextlib
 import json
 import shutil
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 from luss.config import RUN_CONFIG, to_yaml
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, Kind, checksum, create_text, read_record, write_json, write_text
+from luss.files import TEMPORARY_SUFFIX, Kind, checksum, create_text, read_record, remove_dead, write_json, write_text
 from stages.base import CHECKPOINTS, MASKS, AnyStage, StagePlace
 from stages.running.lock import refuse_living_shards, remove_dead_shard_locks
 from stages.sharded import CHECKSUMS, SHARDS
@@ -220,11 +221,19 @@ class StageFolder:
         }
         write_json(folder / DONE, record)
         # Only now: a process killed before would have to begin again.
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes what a finished stage no longer needs, such as a process has left that was killed at its very end."""
+        folder = self.place.folder
         for name in (CHECKPOINTS, SHARDS):
             shutil.rmtree(folder / name, ignore_errors=True)
         remove_dead_shard_locks(self.place.run_folder, self.stage.name)
+        remove_dead(folder)
         for name in (STARTED, PROGRESS):
-            (folder / name).unlink(missing_ok=True)
+            # A disk that is read-only keeps them: nobody reads them any more.
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
 
 
 def _noted_checksums(folder: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from typing import Literal
 from filelock import OwnerRecord, SoftFileLease, Timeout
 
 from luss.errors import LussError
+from luss.files import temporary_beside
 from luss.liveness import lives
 from luss.progress import StopFlag
 from luss.refusals import refuse
@@ -227,7 +228,8 @@ class _Watch:
 
     def remove(self) -> None:
         """Removes the lock that was found dead, and no other."""
-        aside = self.path.with_name(f".lock-dead.{uuid.uuid4().hex}")
+        # A temporary name: should this process be killed now, the next one removes what it leaves.
+        aside = temporary_beside(self.path, uuid.uuid4().hex)
         with contextlib.suppress(FileNotFoundError):
             if _beat_of(self.path) == self._beat:
                 # Of several that found it dead, one gets it. Who gets instead what a new owner made at this moment gives it back.

@@ -12,6 +12,7 @@ from luss import processes
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
 from luss.errors import LussError
+from luss.files import remove_dead
 from luss.progress import Interrupted, StopFlag
 from luss.refusals import refusals_named
 from luss.settings import RunSettings
@@ -82,6 +83,9 @@ def run_stages(
         with telling, stop_on_signals() as stop, processes.naming_lost_peers():
             first = processes.rank() == 0
             with run_lock(folder, waiting=waiting, stop=stop) if first else contextlib.nullcontext():
+                if first:
+                    remove_dead(folder, "*")
+                    remove_dead(folder, "*/*")
                 for stage in stages:
                     if stage is not MANIFEST:
                         check_sizes(run)
@@ -104,6 +108,7 @@ def _run_one(
         states.refuse_damaged(stage)
     if state.kind == "done" and not force:
         if first:
+            StageFolder(stage, states.place(stage, stop)).tidy()
             console.print(f"{stage.name}: done ({duration(state.seconds)})", highlight=False)
         return
     states.check(stage.name, stage.needs)

@@ -172,9 +172,13 @@ class States:
         return StageState("partial", detail, seconds, changed)
 
     def _shards_detail(self, stage: ShardedStage[Any]) -> str:
-        plan = self._plan(stage)
-        total = len(plan.ranges)
-        detail = f"{total - len(plan.missing())} of {total} shards"
+        try:
+            plan = self._plan(stage)
+            total = len(plan.ranges)
+            detail = f"{total - len(plan.missing())} of {total} shards"
+        except LussError as error:
+            # Where the data or the disk is not at hand there is more to see than this.
+            return f"its shards cannot be counted: {error}"
         working = living_shards(self.run_folder, stage.name)
         return f"{detail}, {len(working)} at work" if working else detail
 
