@@ -23,6 +23,9 @@ from luss.settings.fields import all_keys, problems
 # A name's byte 0xNN that is not UTF-8 is the letter U+DCNN (PEP 383), which no YAML may hold: U+10F7NN, which is nobody's, stands for it.
 _BYTES_TO_LETTERS = {0xDC00 + byte: 0x10F700 + byte for byte in range(0x80, 0x100)}
 _LETTERS_TO_BYTES = {letter: byte for byte, letter in _BYTES_TO_LETTERS.items()}
+RUN_CONFIG = "run.yaml"
+"""In the folder of a run: the settings that a stage of it was last started with."""
+
 _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
 
@@ -95,6 +98,34 @@ def load_stored_config(path: Path) -> RunSettings:
         LussError: The file cannot be read, or holds a value that cannot be.
     """
     return _finished(_lay(_schema(), _read_yaml(path), f"file {path}", ignore_unknown=True), str(path), [])
+
+
+def load_run_config(folder: Path, stages: Sequence[str]) -> RunSettings:
+    """Reads the settings that a run was last started with: its `run.yaml`, else the `config.yaml` of its last stage that can be read.
+
+    Never by the files' times, which copies of a run do not keep.
+
+    Args:
+        folder: The run's folder.
+        stages: Its stages, in order; those that are not named come last.
+
+    Raises:
+        LussError: The folder holds no run, or no such file can be read.
+    """
+    stages = [*sorted(path.parent.name for path in folder.glob("*/config.yaml")), *stages]
+    problems = []
+    for path in (folder / RUN_CONFIG, *(folder / name / "config.yaml" for name in reversed(stages))):
+        if path.is_file():
+            try:
+                return load_stored_config(path)
+            except LussError as error:
+                problems.append(str(error))
+    if not problems:
+        raise LussError(f"{folder} holds no run: give the folder of one, such as outputs/demo")
+    raise LussError(
+        f"no settings of the run {folder} can be read: copy the configuration that it was started with to {folder / RUN_CONFIG} "
+        f"({problems[0]})"
+    )
 
 
 def to_yaml(settings: Any) -> str:

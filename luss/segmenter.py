@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from luss.config import load_stored_config
+from luss.config import load_run_config, load_stored_config
 from luss.data.images import read_image, read_size, to_rgb
 from luss.data.resized import shape_batches, whole_size
 from luss.data.views import cut
@@ -186,7 +186,7 @@ def find_model(path: Path) -> Path:
 def settings_of_model(folder: Path, description: Mapping[str, Any]) -> PredictSettings:
     """How a model's logits become labels: by its `config.json` (`description`), else by a run's settings, else by the defaults.
 
-    Inside a run the newest settings of its stages count; a stage's folder that was copied and renamed has its own `config.yaml`.
+    Inside a run those that it was last started with count; a stage's folder that was copied and renamed has its own `config.yaml`.
 
     Raises:
         LussError: The settings cannot be.
@@ -195,8 +195,8 @@ def settings_of_model(folder: Path, description: Mapping[str, Any]) -> PredictSe
     if "decoding" not in description and own.is_file():
         # Beside a copy that has another name lie models of other runs.
         inside = folder.name in _MODEL_STAGES
-        stages = folder.parent.glob("*/config.yaml") if inside else [own]
-        run = load_stored_config(max(stages, key=lambda path: path.stat().st_mtime))
+        later = [folder.name, *(folder.name.replace("finetune", stage) for stage in ("predict", "evaluate"))]
+        run = load_run_config(folder.parent, later) if inside else load_stored_config(own)
         settings: PredictSettings = run.semi_predict if folder.name == "semi_finetune" else run.predict
         return settings
     return decoding_settings(description, source=folder / CONFIG_NAME)

@@ -24,6 +24,8 @@ from luss.settings.fields import changing_settings
 
 # What a stage needs to go on, and nobody after its end.
 CHECKPOINTS = "checkpoints"
+# As many files as there are images.
+MASKS = "masks"
 
 Block = TypeVar("Block", covariant=True)
 """The settings block of a stage."""

@@ -21,6 +21,7 @@ from stages.commands import (
     run,
     status,
     submit,
+    verify,
 )
 from stages.commands.base import Command, parsed
 from stages.running.signals import guarded
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "report": report,
     "labels": labels,
     "prepare": prepare,
+    "verify": verify,
 }
 
 _EPILOG = """examples:

@@ -10,7 +10,7 @@ from typing import Any
 from luss.data.manifest import Manifest
 from luss.data.shapes import RECORD, make_shapes
 from luss.errors import LussError
-from luss.files import read_json
+from luss.files import read_record
 from luss.settings import DataSettings, RunSettings, ShapesSettings
 from luss.settings.fields import changing_settings
 from stages.base import AnyStage, Stage, StageContext
@@ -93,8 +93,8 @@ def _draw_shapes(settings: ShapesSettings, *, workers: int) -> None:
     }
     folder = Path(settings.folder)
     if (folder / RECORD).is_file():
-        record = read_json(folder / RECORD)
-        present = record.get("parameters", {}) if isinstance(record, dict) else {}
+        remedy = "delete the folder, it is drawn again"
+        present = read_record(folder / RECORD, {"parameters": dict}, remedy=remedy)["parameters"]
         changed = [f"{name} {present[name]}, not {value}" for name, value in parameters.items()
                    if present.get(name, value) != value]  # fmt: skip
         if changed:

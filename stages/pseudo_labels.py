@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from luss.benchmark.evaluator import evaluate_maps
 from luss.benchmark.levels import DEFAULT_THRESHOLDS
+from luss.clustering.results import read_assignments, read_centroids
 from luss.data.imagenet_s import mask_path, read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
@@ -101,7 +102,7 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
     def maker(self, context: StageContext, plan: LabelPlan) -> Maker:
         """Loads network, centroids and the training images' clusters once."""
         path = context.of(self.clusters) / "assignments.npy"
-        return self._maker(context, plan, np.load(path, mmap_mode="r", allow_pickle=False))
+        return self._maker(context, plan, read_assignments(path, len(plan.manifest), plan.writer.num_clusters))
 
     def join(self, context: StageContext, plan: LabelPlan) -> dict[str, Any]:
         """Chooses the threshold and joins the shards."""
@@ -191,7 +192,8 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         """Loads what labelling takes; `assignments`: (N,) cluster of each image, 0-based, None = the one nearest to its pooled vector."""
         settings = self.block(context.run)
         network = self.attention.network(context)
-        centroids = np.load(context.of(self.clusters) / "centroids.npy", allow_pickle=False)
+        path, width = context.of(self.clusters) / "centroids.npy", network.backbone.num_channels
+        centroids = read_centroids(path, plan.writer.num_clusters, width)
         unit = F.normalize(torch.from_numpy(centroids), dim=1).to(context.device)
         precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
         limit, multiple = context.run.data.max_pixels, network.backbone.multiple

@@ -6,7 +6,7 @@ for the join in the stage's folder `shards/`, which is removed when the stage is
     00003.begun           somebody began: a killed maker may have left temporary files
     00003.skipped.csv     images of the shard that could not be read
     00003.progress.json   position of its maker
-    00003.json            what it was made from and how long it took; written last
+    00003.json            what it was made from, how long it took, and checksums of its files; written last
 """
 
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from luss.data.resized import ResizedBatch
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
-from luss.files import read_json, remove_leftovers, write_json
+from luss.files import checksum, read_record, remove_leftovers, write_json
 from stages.base import AnyStage, Block, BlockOf, Stage, StageContext, StagePlace
 
 
@@ -48,6 +48,8 @@ class Batch:
 
 # The folder of the notes, in the stage's own.
 SHARDS = "shards"
+# In a note, and in the stage's record.
+CHECKSUMS = "checksums"
 
 Maker = Callable[[int], Iterator[Batch]]
 """Makes the shard of a number while it is iterated over; the shard is on disk at the end, and not before the last batch was taken."""
@@ -82,6 +84,11 @@ class ShardPlan(ABC):
     @abstractmethod
     def targets(self, shard: int) -> Iterable[Path]:
         """The files of a shard, those that do not exist included."""
+
+    def checksums(self, shard: int) -> dict[str, str]:
+        """Of the files of a made shard, by their paths in the stage's folder: just written, they cost no reading from the disk."""
+        files = [path for path in self.targets(shard) if path.is_file()]
+        return {path.relative_to(self.notes.folder).as_posix(): checksum(path) for path in files}
 
     def identity(self, shard: int) -> dict[str, Any]:
         """What the note of a made shard says about it."""
@@ -119,7 +126,7 @@ class ShardNotes:
     def read_made(self, shard: int) -> dict[str, Any]:
         """The record of a made shard; empty where there is none."""
         try:
-            return dict(read_json(self.made(shard)))
+            return read_record(self.made(shard))
         except LussError:
             return {}
 
@@ -210,7 +217,7 @@ def make_shard(
         num_left -= batch.num_images
         if num_left <= 0:
             context.confirm()
-    write_json(notes.made(shard), {**plan.identity(shard), **facts()})
+    write_json(notes.made(shard), {**plan.identity(shard), **facts(), CHECKSUMS: plan.checksums(shard)})
     notes.begun(shard).unlink(missing_ok=True)
 
 

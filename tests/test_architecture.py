@@ -65,6 +65,7 @@ ARROWS = {module: _modules(imported(name)) - {module} for module, name in MODULE
 # A room may import those before its floor, and none beside it.
 LIBRARY_FLOORS: tuple[set[str], ...] = (
     {"errors", "progress", "settings", "compat", "liveness"},
+    {"refusals"},
     {"device", "files", "peers"},
     {"processes"},
     {"data", "losses", "features"},

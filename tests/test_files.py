@@ -10,16 +10,20 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-import safetensors
 
+from luss import files
 from luss.errors import LussError
 from luss.files import (
+    checksum,
     create_text,
-    is_disk_full,
+    link_or_copy,
     read_json,
+    read_record,
     read_user_text,
+    remove_dead,
     remove_leftovers,
     replacing,
+    temporary_beside,
     write_json,
     write_text,
 )
@@ -115,27 +119,6 @@ def test_a_full_disk_is_told_with_its_folder_and_what_to_do(tmp_path: Path, monk
     assert everything_in(tmp_path) == []
 
 
-# What the libraries say when a disk fills up while they write, recorded on a small tmpfs.
-@pytest.mark.parametrize(
-    "error",
-    [
-        DISK_FULL,
-        OSError(errno.EDQUOT, "Disk quota exceeded"),
-        OSError("[Errno 28] Can't synchronously write data (errno = 28, error message = 'No space left on device')"),
-        safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-    ],
-)
-def test_a_full_disk_is_recognised_in_the_words_of_every_library(error: Exception) -> None:
-    assert is_disk_full(error)
-
-
-@pytest.mark.parametrize(
-    "error", [OSError(errno.EIO, "Input/output error"), RuntimeError("unexpected pos 576 vs 534"), KeyError("x")]
-)
-def test_other_errors_are_not_taken_for_a_full_disk(error: Exception) -> None:
-    assert not is_disk_full(error)
-
-
 # torch.save and numpy.save hide the system's error: what they say alone could mean anything.
 @pytest.mark.parametrize(
     "error",
@@ -216,7 +199,7 @@ def test_leftovers_are_removed_for_the_files_named_and_for_no_others(tmp_path: P
         # As a killed process leaves it.
         temporary.write_text("half")
     remove_leftovers([tmp_path / names[0], tmp_path / names[2], tmp_path / "absent" / "b.png"])
-    assert everything_in(tmp_path) == sorted([*names, f".a.b.png.{os.getpid()}.partial"])
+    assert everything_in(tmp_path) == sorted([*names, temporary_beside(tmp_path / "a.b.png").name])
 
 
 def test_a_written_file_has_the_rights_that_the_umask_leaves_whatever_the_library_gave_it(tmp_path: Path) -> None:
@@ -226,3 +209,101 @@ def test_a_written_file_has_the_rights_that_the_umask_leaves_whatever_the_librar
         temporary.write_text("x", encoding="utf-8")
         temporary.chmod(0o600)
     assert (tmp_path / "written").stat().st_mode == plain.stat().st_mode
+
+
+# exFAT, FUSE and network file systems: each has its own word for having no hard links.
+NO_LINKS = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK]
+
+
+@pytest.mark.parametrize("number", NO_LINKS)
+def test_of_many_who_create_a_file_where_there_are_no_links_one_succeeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*names: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_of_many_who_create_a_file_one_succeeds_and_the_others_leave_it(tmp_path)
+    assert not create_text(tmp_path / "folder" / "file", "late")
+
+
+def test_a_claim_that_a_killed_process_has_left_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*names: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(files, "_CLAIM_SECONDS", 0.001)
+    (tmp_path / ".file.claim.partial").touch()
+    assert create_text(tmp_path / "file", "text")
+    assert everything_in(tmp_path) == ["file"]
+
+
+def test_a_link_becomes_a_copy_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_text(tmp_path / "a", "x")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").samefile(tmp_path / "b")
+
+    def refuse(*names: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    link_or_copy(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "x"
+
+
+def test_what_dead_processes_left_is_removed_and_what_may_be_wanted_stays(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from luss.files import temporary_beside\n"
+        "folder = Path(sys.argv[1])\n"
+        "temporary_beside(folder / 'dead').write_text('half'); temporary_beside(folder / 'dead-2', 'w1').write_text('half')\n"
+        "temporary_beside(folder / 'folder').mkdir(); (temporary_beside(folder / 'folder') / 'x').touch()\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    left = next(path.name for path in tmp_path.glob(".dead.*"))
+    own = temporary_beside(tmp_path / "own")
+    elsewhere = tmp_path / left.replace(left.split(".")[2].split("-")[0], "0" * 8)
+    # Of an earlier version, whose names say a number alone.
+    earlier = tmp_path / ".earlier.1.partial"
+    for path in (own, elsewhere, earlier, tmp_path / "product"):
+        path.write_text("wanted")
+    remove_dead(tmp_path)
+    remove_dead(tmp_path / "absent")
+    assert everything_in(tmp_path) == sorted([own.name, elsewhere.name, earlier.name, "product"])
+
+
+def test_what_dead_processes_left_below_a_folder_is_found_where_that_is_asked_for(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from luss.files import temporary_beside\n"
+        "temporary_beside(Path(sys.argv[1])).write_text('half')\n"
+    )
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "a" / "b" / "dead")], check=True)
+    remove_dead(tmp_path)
+    assert len(everything_in(tmp_path / "a" / "b")) == 1
+    remove_dead(tmp_path, "**/*")
+    assert everything_in(tmp_path / "a" / "b") == []
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '"text"', "{}", '{"id": null, "size": 1}', '{"id": "x", "size": "1"}',
+                                     '{"id": "x", "size": true}', '{"id": "x", "size": 1'])  # fmt: skip
+def test_a_record_of_another_form_is_refused_with_its_file_and_the_remedy(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content, encoding="utf-8")
+    with pytest.raises(LussError, match=r"x\.json is (damaged|not valid JSON) .*: mend it"):
+        read_record(tmp_path / "x.json", {"id": str, "size": float}, remedy="mend it")
+
+
+def test_a_record_of_the_right_form_is_read_whatever_else_it_holds(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"id": "x", "size": 1, "more": None})
+    fields: dict[str, files.Kind] = {"id": str, "size": float, "more": (str, type(None))}
+    assert read_record(tmp_path / "x.json", fields)["size"] == 1
+
+
+def test_a_checksum_differs_where_one_bit_does(tmp_path: Path) -> None:
+    content = bytearray(os.urandom(600_000))
+    (tmp_path / "x").write_bytes(content)
+    before = checksum(tmp_path / "x")
+    assert len(before) == 32
+    assert checksum(tmp_path / "x") == before
+    content[500_000] ^= 1
+    (tmp_path / "x").write_bytes(content)
+    assert checksum(tmp_path / "x") != before

@@ -191,13 +191,18 @@ def test_a_copied_stage_folder_decides_by_its_own_settings_whatever_lies_beside_
     assert found == [0.25, 0.75]
 
 
-def test_inside_a_run_the_newest_settings_count(model: Path, tmp_path: Path) -> None:
+def test_inside_a_run_the_settings_of_the_last_stage_count_whatever_the_times_of_a_copy_say(
+    model: Path, tmp_path: Path
+) -> None:
     run = run_folder(tmp_path / "run", model, image_weight=0.25)
     (run / "predict").mkdir()
     newer = load_config(run / "finetune" / "config.yaml", ["predict.image_weight=0.75"])
     (run / "predict" / "config.yaml").write_text(to_yaml(newer))
-    os.utime(run / "finetune" / "config.yaml", (0, 0))
+    os.utime(run / "predict" / "config.yaml", (0, 0))
     assert Segmenter.load(run).settings.image_weight == 0.75
+    last = load_config(run / "finetune" / "config.yaml", ["predict.image_weight=0.5"])
+    (run / "run.yaml").write_text(to_yaml(last))
+    assert Segmenter.load(run).settings.image_weight == 0.5
 
 
 def test_clusters_have_the_names_that_were_given(model: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from luss.clustering.engine import Floats
 from luss.files import replacing
 from luss.processes import Reduce
+from luss.refusals import refuse
 
 
 @dataclass
@@ -77,14 +78,18 @@ class CheckpointFile:
             np.savez(file, allow_pickle=False, **arrays)
         self._last = monotonic()
 
-    def load(self, num_restarts: int) -> LloydState:
+    def load(self, num_restarts: int, shape: tuple[int, int]) -> LloydState:
         """Reads the state back.
 
         Args:
             num_restarts: How many the run wants. A file with more is of no use: its best may be one that is not wanted.
+            shape: (K, D) of its centroids.
 
         Returns:
             The state; a fresh one where there is no file, it is damaged (a warning says so) or has other settings.
+
+        Raises:
+            LussError: The file cannot be opened, which says nothing about it.
         """
         if self._path is None or not self._path.exists():
             return LloydState()
@@ -97,11 +102,23 @@ class CheckpointFile:
                     centroids=arrays.get("centroids"),
                     best_centroids=arrays.get("best_centroids"),
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                for values in (state.centroids, state.best_centroids):
+                    _check(values, shape)
+        except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            refuse(error, self._path)
             warnings.warn(f"{self._path} is damaged ({error}): k-means starts again", stacklevel=2)
             return LloydState()
         num_begun = len(state.objectives) + (state.centroids is not None)
         return state if recorded == self._settings and num_begun <= num_restarts else LloydState()
+
+
+def _check(centroids: Any, shape: tuple[int, int]) -> None:
+    if centroids is not None and (
+        centroids.shape != shape or centroids.dtype != np.float32 or not np.isfinite(centroids).all()
+    ):
+        raise ValueError(
+            f"centroids of {centroids.dtype} {centroids.shape} are not {shape[0]} x {shape[1]} finite numbers"
+        )
 
 
 def shared_state(state: LloydState, reduce: Reduce, shape: tuple[int, int]) -> LloydState:

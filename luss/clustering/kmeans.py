@@ -132,7 +132,7 @@ def kmeans(
     }
     file = CheckpointFile(checkpoint if reduce.rank == 0 else None, json.dumps(settings), checkpoint_seconds)
     lloyd = Lloyd(source, num_clusters, num_iterations, seed, initial_centroids, on_iteration)
-    state = shared_state(file.load(num_restarts), reduce, (num_clusters, features.dim))
+    state = shared_state(file.load(num_restarts, shape := (num_clusters, features.dim)), reduce, shape)
     return _best_of_restarts(lloyd, file, source, state, num_restarts)
 
 

@@ -1,5 +1,6 @@
 """Putting files into a data set as links or copies: only what is missing or wrong, each complete or absent."""
 
+import errno
 import os
 import shutil
 import stat
@@ -80,9 +81,20 @@ class Placer:
             if copied is not None:
                 shutil.copyfile(copied, temporary)
             else:
-                os.symlink(link, temporary)
+                _link(link, temporary)
             os.replace(temporary, target)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
         self.num_made += 1
+
+
+def _link(link: str, path: Path) -> None:
+    try:
+        os.symlink(link, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        raise LussError(
+            f"the disk that holds {path.parent} knows no links: run the same command again with --copy"
+        ) from error

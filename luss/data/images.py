@@ -23,6 +23,7 @@ from PIL import ExifTags, Image, ImageFile
 from luss.data.formats import UnreadFormat, open_format
 from luss.data.rescue import rescued
 from luss.errors import LussError
+from luss.refusals import refuse_exhausted
 from luss.settings.run import MAX_PIXELS
 
 # Pixels whose numbers are widened at the same time.
@@ -96,7 +97,7 @@ def read_image(
 
     Raises:
         UnreadableImage: For every reason: absent, empty, not an image, truncated, corrupt, too large, not permitted, changed.
-            Nothing else is raised and no warning is given.
+            Nothing else is raised and no warning is given, but a LussError where this process may not open any more files.
     """
 
     def read(image: ImageFile.ImageFile, reduce: bool) -> Image.Image:
@@ -209,6 +210,7 @@ def _read(
     except UnreadableImage:
         raise
     except Exception as error:
+        refuse_exhausted(error, path)
         raise UnreadableImage(path, _reason(error)) from error
 
 

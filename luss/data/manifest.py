@@ -34,6 +34,7 @@ from luss.data.walk import Met, find_images
 from luss.errors import LussError
 from luss.files import read_json, replacing, write_json
 from luss.progress import StopFlag
+from luss.refusals import refuse
 from luss.settings.run import MAX_PIXELS
 
 _COLUMNS = b"id\twidth\theight\tbytes\tpath\n"
@@ -282,6 +283,7 @@ class Manifest:
                 table = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             offsets = np.load(files.offsets, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
+            refuse(error, files.table)
             raise LussError(f"the manifest of split {self.split!r} cannot be read ({error}): {_RENEW}") from error
         if len(table) != self._num_bytes or offsets.shape != (self._num_images,) or offsets.dtype != np.uint64:
             raise LussError(f"{files.table} and {files.offsets} do not belong to {files.facts}: {_RENEW}")

@@ -5,6 +5,7 @@ and light are nuisances drawn alike for all of them (`luss.data.shapes_drawing`)
 """
 
 import dataclasses
+import glob
 import multiprocessing
 import os
 import shutil
@@ -21,7 +22,8 @@ from PIL import Image
 from luss.data.imagenet_s import MASK_FOLDER_SUFFIX, write_mask
 from luss.data.shapes_drawing import CATEGORIES, Drawing, draw_shape
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, full_disk_named, read_json, write_json
+from luss.files import read_json, remove_dead, temporary_beside, write_json
+from luss.refusals import refusals_named
 
 VERSION = 1
 """Raised with every change to the drawing code, so that a data set drawn by older code is drawn again."""
@@ -123,13 +125,14 @@ def make_shapes(
     parameters = _Parameters(*numbers, float(difficulty), seed)
     parameters.check()
     root = Path(root)
+    # Whole data sets that processes left which were killed while they drew.
+    remove_dead(root.parent, glob.escape(root.name))
     if _is_made(root, parameters):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
-    fresh = root.with_name(f".{root.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
-    old = root.with_name(f".{root.name}.{os.getpid()}.old")
+    fresh, old = temporary_beside(root), temporary_beside(root, "old")
     try:
-        with full_disk_named(root.parent):
+        with refusals_named(root.parent):
             _write_all(fresh, parameters, workers)
             if root.exists():
                 os.rename(root, old)

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from luss.errors import LussError
-from luss.files import full_disk_named, replacing
+from luss.files import replacing
+from luss.refusals import refusals_named
 
 _HEADER = ("path", "reason")
 
@@ -89,7 +90,7 @@ class SkippedFiles:
         self._num_notes += reason.startswith(READ_WITH_NOTE)
         self._by_file = None
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with full_disk_named(self.path), open(self.path, "ab") as file:
+        with refusals_named(self.path), open(self.path, "ab") as file:
             rows = [(name, self._reasons[name])]
             file.write(_csv_lines([_HEADER, *rows] if file.tell() == 0 else rows))
 

@@ -56,7 +56,7 @@ class PseudoLabelDataset(Dataset[Any]):
         self._table = np.arange(self.num_clusters + 1)
         for found, target in [*facts["merged"].items(), *((dropped, 0) for dropped in facts["dropped"])]:
             self._table[int(found)] = target
-        with h5py.File(self._path) as file:
+        with h5py.File(self._path, locking=False) as file:
             self._offset = file["offset"][:]
             self._grid = np.stack([file["height"][:], file["width"][:]], axis=1)
             self._size = np.stack([file["image_height"][:], file["image_width"][:]], axis=1)
@@ -100,5 +100,5 @@ class PseudoLabelDataset(Dataset[Any]):
 
     def _open(self) -> h5py.File:
         if self._file is None or self._owner != os.getpid():
-            self._file, self._owner = h5py.File(self._path), os.getpid()
+            self._file, self._owner = h5py.File(self._path, locking=False), os.getpid()
         return self._file

@@ -1,7 +1,5 @@
 """A folder that torch reads without luss: the stored label maps and `dataset.py`, a Dataset in one file."""
 
-import os
-import shutil
 from pathlib import Path
 
 from luss.data.skipped import escape_path
@@ -9,7 +7,7 @@ from luss.export import standalone_dataset
 from luss.export.formats import LabelFormat
 from luss.export.job import Writer
 from luss.export.labelled import LabelledImages, StoredLabels
-from luss.files import replacing, write_json, write_text
+from luss.files import link_or_copy, replacing, write_json, write_text
 
 _TEXT = """\
 `dataset.py` is a torch Dataset in one file that needs h5py, NumPy, Pillow and torch, and not luss. It reads `labels/` (label
@@ -57,10 +55,7 @@ def _place(source: Path, target: Path) -> None:
     with replacing(target) as temporary:
         # A killed process of the same number may have left a link to the stage's own file: it must not be written to.
         temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+        link_or_copy(source, temporary)
 
 
 FORMAT = LabelFormat(_TEXT, lambda folder, images, position: Writer(), finish=write_torch_folder, only_split="train")

@@ -20,8 +20,9 @@ from luss.data.skipped import escape_path
 from luss.export.formats import LabelFormat
 from luss.export.job import Writer
 from luss.export.labelled import LabelledImages, MissingImage
-from luss.files import TEMPORARY_SUFFIX, full_disk_named
+from luss.files import TEMPORARY_SUFFIX
 from luss.labels.writer import Labels
+from luss.refusals import refusals_named
 
 SHARD_BYTES = 512 << 20
 """A shard is closed when it has reached this size; one image more at most."""
@@ -101,7 +102,7 @@ class ShardWriter(Writer):
         return self._folder / f".{self._name()}{TEMPORARY_SUFFIX}"
 
     def _reporting(self) -> contextlib.AbstractContextManager[None]:
-        return full_disk_named(self._folder, "run the same command again, it continues")
+        return refusals_named(self._folder, "run the same command again, it continues")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, read_json, replacing, write_json
+from luss.files import TEMPORARY_SUFFIX, read_record, replacing, write_json
+from luss.refusals import refuse
 
 FeatureDtype = Literal["float16", "float32"]
 
@@ -59,7 +60,11 @@ class _Layout:
         return hashlib.sha256(f"{rows.start} {rows.stop} {self.dim} {self.dtype} {self.fingerprint}".encode()).digest()
 
     def open_shard(self, folder: Path, shard: int) -> NDArray[Any] | None:
-        """The shard as a memory map, or None where it is absent, cut short or made from something else."""
+        """The shard as a memory map, or None where it is absent, cut short or made from something else.
+
+        Raises:
+            LussError: It cannot be opened, which says nothing about it.
+        """
         path = shard_path(folder, shard)
         seal = self.seal(shard)
         try:
@@ -67,7 +72,8 @@ class _Layout:
             with open(path, "rb") as file:
                 file.seek(-len(seal), os.SEEK_END)
                 sealed = file.read() == seal
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError) as error:
+            refuse(error, path)
             return None
         expected = (len(self.rows_of(shard)), self.dim)
         return array if sealed and array.shape == expected and array.dtype == self.dtype else None
@@ -196,7 +202,7 @@ class FeatureStore:
         if not index.exists():
             raise LussError(f"{folder} holds no finished feature store: {_REMEDY}")
         try:
-            layout = _Layout(**read_json(index))
+            layout = _Layout(**read_record(index))
         except (TypeError, LussError) as error:
             raise LussError(f"{index} is damaged ({error}): {_REMEDY}") from error
         store = cls(folder, layout)

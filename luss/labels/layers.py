@@ -304,6 +304,9 @@ class Layers:
         state, notes = edit(before, edits, num_clusters=self.num_clusters, stored_threshold=self.threshold)
         if state == before:
             return before, notes
+        if (known := self._same(before.number, state)) is not None:
+            self.use(known.number)
+            return known, notes
         number = max(self.numbers(), default=0) + 1
         created = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         change = {key: value for key, value in asdict(edits).items() if value}
@@ -313,6 +316,15 @@ class Layers:
         write_json(_path(self.folder, number), {"store": self.fingerprint, **asdict(layer)})
         self.use(number)
         return layer, notes
+
+    def _same(self, parent: int, state: Layer) -> Layer | None:
+        """A layer of the same edits of the same layer: one that was undone, or whose maker was killed before it became the current one."""
+        facts = (state.threshold, state.merged, state.dropped, state.names)
+        made = (self.read(number) for number in self.numbers() if number > parent)
+        same = (layer for layer in made if layer.parent == parent)
+        return next(
+            (layer for layer in same if (layer.threshold, layer.merged, layer.dropped, layer.names) == facts), None
+        )
 
     def use(self, number: int) -> None:
         """Makes a layer the current one; 0 = the labels as stored.

@@ -17,7 +17,17 @@ from luss.data.names import NameIndex, inside
 from luss.errors import LussError
 from luss.labels.layers import FOLDER, Layers, cluster_names
 from luss.labels.sampling import centres, sample
-from luss.labels.writer import FORMAT_VERSION, INDEX_NAME, REDO, Attention, Labels, check_threshold, shard_path
+from luss.labels.writer import (
+    FORMAT_VERSION,
+    INDEX_NAME,
+    REDO,
+    Attention,
+    Labels,
+    check_threshold,
+    open_labels,
+    shard_path,
+)
+from luss.refusals import refuse
 
 NAMES_A_READ = 1 << 14
 # HDF5 keeps 1 MiB of unpacked chunks a dataset by default; with many shards open for random reads that is most of a GB.
@@ -64,7 +74,7 @@ class LabelStore:
         self._names: NameIndex | None = None
         if not self.path.is_file():
             raise LussError(f"{self.path} does not exist: the pseudo_labels stage has not finished there, run it first")
-        with _reporting(self.path), h5py.File(self.path, "r") as file:
+        with _reporting(self.path), open_labels(self.path) as file:
             version = int(file.attrs["format_version"])
             if version != FORMAT_VERSION:
                 raise LussError(f"{self.path} has format {version}, this luss reads {FORMAT_VERSION}: {REDO}")
@@ -296,7 +306,7 @@ class LabelStore:
         first, stop = (int(self._shard_stop[number - 1]) if number else 0), int(self._shard_stop[number])
         path = shard_path(self.path.parent, number)
         with _reporting(path):
-            file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
+            file = open_labels(path, rdcc_nbytes=CHUNK_CACHE_BYTES)
             first_element = int(self._offset[first]) if first < stop else 0
             shard = _OpenShard(path, file, file["labels"], file["attention"], file["path"], first_element)
             if file.attrs["fingerprint"] != self.fingerprint or len(shard.names) != stop - first:
@@ -327,12 +337,13 @@ def _index(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _reporting(path: Path) -> Iterator[None]:
-    """Turns what HDF5 says about a damaged file into words with a fix."""
+    """Turns what HDF5 says about a damaged file into words with a fix; one that was merely not opened is not called damaged."""
     try:
         yield
     except LussError:
         raise
     except (OSError, KeyError, RuntimeError, ValueError) as error:
+        refuse(error, path)
         raise LussError(f"{path} is damaged or is not a label file ({error}): delete it and {REDO}") from error
 
 

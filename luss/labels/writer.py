@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from luss.errors import LussError
 from luss.files import TEMPORARY_SUFFIX, replacing
+from luss.refusals import refuse
 
 FORMAT_VERSION = 1
 INDEX_NAME = "labels.h5"
@@ -125,7 +126,7 @@ class LabelWriter:
         start, stop = self.shard_ranges[shard]
         path = shard_path(self.folder, shard)
         iterator = iter(records)
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
             file.attrs.update(self._shard_attributes(shard))
             for name, dtype in _DTYPES.items():
                 _create(file, name, dtype)
@@ -158,7 +159,7 @@ class LabelWriter:
             shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
             raise LussError(f"{len(missing)} label shards of {self.folder} are missing ({shown}): {REDO}")
         path = self.folder / INDEX_NAME
-        with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
             file.attrs.update(self._attributes())
             searched = threshold_source == "validation"
             file.attrs.update(threshold=float(threshold), threshold_source=threshold_source, used_labels=searched)
@@ -175,9 +176,13 @@ class LabelWriter:
         return {**self._attributes(), "start": start, "stop": stop}
 
     def is_written(self, shard: int) -> bool:
-        """Whether a shard is complete and was written for this fingerprint and range."""
+        """Whether a shard is complete and was written for this fingerprint and range.
+
+        Raises:
+            LussError: It cannot be opened, which says nothing about it.
+        """
         try:
-            with h5py.File(shard_path(self.folder, shard), "r") as file:
+            with open_labels(shard_path(self.folder, shard)) as file:
                 if any(file.attrs[key] != value for key, value in self._shard_attributes(shard).items()):
                     return False
                 elements = int(np.sum(file["height"][:].astype(np.int64) * file["width"][:]))
@@ -187,8 +192,14 @@ class LabelWriter:
                 return tails and all(
                     size == (elements if name in _FLAT else sizes["path"]) for name, size in sizes.items()
                 )
-        except (OSError, KeyError, RuntimeError, ValueError):
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            refuse(error, shard_path(self.folder, shard))
             return False
+
+
+def open_labels(path: Path, **options: Any) -> h5py.File:
+    """Opens a shard or `labels.h5` for reading, without a lock: they are replaced and never changed, and file servers may give none."""
+    return h5py.File(path, "r", locking=False, **options)
 
 
 def check_threshold(threshold: float) -> None:
@@ -248,7 +259,7 @@ def _write_index(file: h5py.File, folder: Path, num_shards: int) -> None:
         _create(file, name, _DTYPES[name])
     lengths: list[dict[str, int]] = []
     for shard in range(num_shards):
-        with h5py.File(shard_path(folder, shard), "r") as source:
+        with open_labels(shard_path(folder, shard)) as source:
             columns = {name: source[name][:] for name in _COPIED}
             columns["offset"] += sum(length["labels"] for length in lengths)
             _extend(file, columns)

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from luss.errors import LussError
-from luss.files import read_json, write_json
+from luss.files import read_record, write_json
 from luss.methods.base import Method
 from luss.methods.clustering import OnlineClustering
 from luss.models.io import below, load_tensors, save_tensors
@@ -44,7 +44,7 @@ def load_heads(folder: Path) -> ClusteringHead | None:
     if not (folder / DESCRIPTION).is_file() and not (folder / WEIGHTS).is_file():
         return None
     try:
-        description = read_json(folder / DESCRIPTION)["clustering"]
+        description = read_record(folder / DESCRIPTION)["clustering"]
         if description is None:
             return None
         prefix, settings = str(description["prefix"]), ClusteringSettings(**description["settings"])

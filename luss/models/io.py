@@ -10,10 +10,11 @@ import safetensors.torch
 from torch import Tensor
 
 from luss.errors import LussError
-from luss.files import read_json, replacing, write_json
+from luss.files import read_record, replacing, write_json
 from luss.models.backbone import Backbone
 from luss.models.build import build_backbone
 from luss.models.segmenter import SegmentationNetwork
+from luss.refusals import refuse
 from luss.settings import PredictSettings
 
 FORMAT_VERSION = 1
@@ -50,6 +51,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(safetensors.torch.load_file(path))
     except Exception as error:
+        refuse(error, path)
         raise LussError(f"{path} is damaged ({error}): {_AGAIN}") from error
 
 
@@ -66,7 +68,7 @@ def load_backbone(folder: Path, *, output_stride: int = 0) -> Backbone:
         LussError: A file is missing, damaged, or does not fit the other.
     """
     path = _description_path(folder)
-    backbone = _built(read_json(path), path, output_stride)
+    backbone = _built(read_record(path, remedy=_AGAIN), path, output_stride)
     of_segmenter = path.name == CONFIG_NAME
     tensors = load_tensors(folder / (WEIGHTS_NAME if of_segmenter else "backbone.safetensors"))
     backbone.load(below("backbone.", tensors) if of_segmenter else tensors)
@@ -79,7 +81,11 @@ def backbone_channels(folder: Path) -> list[int]:
     Raises:
         LussError: As `load_backbone`.
     """
-    return [int(channels) for channels in read_json(_description_path(folder))["channels"]]
+    path = _description_path(folder)
+    channels = read_record(path, {"channels": list}, remedy=_AGAIN)["channels"]
+    if not all(isinstance(number, int) for number in channels):
+        raise _edited(path, ValueError(f"channels is {channels!r}"))
+    return list(channels)
 
 
 def _description_path(folder: Path) -> Path:
@@ -154,9 +160,7 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise LussError(
                 f"{needed} does not exist: a model is the folder of both {CONFIG_NAME} and {WEIGHTS_NAME}; {_AGAIN}"
             )
-    description = read_json(path)
-    if not isinstance(description, dict):
-        raise _edited(path, ValueError("it is no JSON object"))
+    description = read_record(path, remedy=_AGAIN)
     version = description.get("format")
     if version not in (1, SEGMENTER_FORMAT):
         raise LussError(

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from luss import __version__
 from luss.errors import LussError
-from luss.files import read_json, write_json, write_text
+from luss.files import read_record, remove_dead, write_json, write_text
 from luss.report.categories import category_rows, confusion_json, count_confusion
 from luss.report.curves import Curves, health, read_curves
 from luss.report.folder import MARKER, PAGE, check_place, take_place, work_folder, write_assets
@@ -101,6 +101,8 @@ def build_report(
     write_text(work / "data.js", f"const lussData = {json.dumps(data, separators=(',', ':'))};\n")
     write_assets(work, ((name, name) for name in ASSETS))
     _remove_surplus(work / "clusters", {f"{cluster + 1}.js" for cluster in shown})
+    for part in ("*", "*/*"):
+        remove_dead(work, part)
     take_place(work, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     return ReportSummary(out / PAGE, len(shown), drawn, size, problems)
@@ -146,7 +148,7 @@ def _curves(source: ReportSource) -> list[Curves]:
 def _categories(source: ReportSource, problems: list[str], on_progress: Progress) -> dict[str, Any] | None:
     """The categories of the first split with masks, which the matching was found on; None where nothing was evaluated."""
     path = source.of("evaluate") / "metrics.json"
-    metrics = read_json(path) if source.is_done("evaluate") and path.is_file() else {}
+    metrics = read_record(path) if source.is_done("evaluate") and path.is_file() else {}
     if not metrics.get("splits"):
         return None
     split = next(iter(metrics["splits"]))
@@ -201,7 +203,7 @@ def _key(source: ReportSource, images_per_cluster: int) -> str:
 
 def _key_of(folder: Path) -> str:
     try:
-        return str(read_json(folder / MARKER)["key"])
+        return str(read_record(folder / MARKER)["key"])
     except (LussError, OSError, KeyError, TypeError):
         return ""
 

@@ -1,8 +1,6 @@
 """The part of a report about clusters: the table that the page sorts and searches, and one script of pictures a cluster."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from luss.clustering.results import read_assignments, read_centroids
 from luss.data.categories import categories_of
 from luss.data.manifest import Manifest
 from luss.data.skipped import escape_path
 from luss.errors import LussError
 from luss.features.store import FeatureStore
-from luss.files import write_text
+from luss.files import link_or_copy, write_text
 from luss.labels.palette import palette
 from luss.labels.store import LabelStore
 from luss.report.clusters import ClusterTable, common_folders, measure_clusters
@@ -60,7 +59,6 @@ def open_gallery(source: ReportSource) -> Gallery:
         LussError: The files of the run do not belong together or are damaged.
     """
     manifest = Manifest.open(source.of("manifest") / "manifest", "train")
-    assignments = np.load(source.of("cluster") / "assignments.npy", mmap_mode="r", allow_pickle=False)
     # Clusters of layout descriptors are tight in the space they were found in, not in that of the pooled vectors.
     layout = source.of("cluster") / "layout"
     pooled = source.of("extract_features") / "features"
@@ -68,7 +66,8 @@ def open_gallery(source: ReportSource) -> Gallery:
     if len(manifest) != len(vectors):
         counts = f"{len(manifest)} images but there are {len(vectors)} features"
         raise LussError(f"the manifest lists {counts}: run the stages again")
-    num_clusters = len(np.load(source.of("cluster") / "centroids.npy", mmap_mode="r", allow_pickle=False))
+    num_clusters = len(read_centroids(source.of("cluster") / "centroids.npy"))
+    assignments = read_assignments(source.of("cluster") / "assignments.npy", len(manifest), num_clusters)
     store = None
     if source.fits("pseudo_labels", "cluster"):
         # As stored: names.json edits the clusters that were found, whatever was merged since.
@@ -157,8 +156,5 @@ def _taken_over(path: Path, before: Path | None) -> bool:
     old = None if before is None else before / path.name
     if old is None or not old.is_file():
         return False
-    try:
-        os.link(old, path)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(old, path)
+    link_or_copy(old, path)
     return True

@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any
 
 from luss.errors import LussError
-from luss.files import read_json
+from luss.files import read_record
 from luss.labels.layers import current_layer
 from luss.report.source import MetricRow, ReportSource
 from luss.settings.fields import changing_settings
@@ -44,8 +44,7 @@ def metric_rows(source: ReportSource) -> list[dict[str, Any]]:
     rows = [_metric_row(row) for row in source.metrics]
     path = source.folder.with_name(f"{source.folder.name}-floor") / "evaluate" / "metrics.json"
     if path.is_file() and all(row["label"] != UNTRAINED for row in rows):
-        content = read_json(path)
-        splits = content.get("splits", {}) if isinstance(content, dict) else {}
+        splits = read_record(path, {"splits": dict})["splits"]
         rows += [_metric_row(MetricRow("floor", UNTRAINED, split, values)) for split, values in splits.items()]
     return rows
 
@@ -71,7 +70,7 @@ def threshold_facts(source: ReportSource) -> dict[str, Any] | None:
     """
     if not source.has("pseudo_labels"):
         return None
-    facts = dict(read_json(source.of("pseudo_labels") / "threshold.json"))
+    facts = read_record(source.of("pseudo_labels") / "threshold.json", {"threshold": float, "source": str})
     layer = current_layer(source.of("pseudo_labels") / "labels")
     if layer.threshold is not None:
         facts |= {"threshold": layer.threshold, "source": "given", "used_labels": False}
@@ -105,6 +104,6 @@ def num_images(source: ReportSource) -> int | None:
     if not path.is_file():
         return None
     try:
-        return int(read_json(path)["num_images"])
+        return int(read_record(path)["num_images"])
     except (KeyError, TypeError, ValueError) as error:
         raise LussError(f"{path} is damaged ({error!r}): run the manifest stage again") from error

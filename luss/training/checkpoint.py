@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from luss.files import TEMPORARY_SUFFIX, replacing
+from luss.refusals import refuse
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
 _KEEP = 2
@@ -18,6 +19,8 @@ _KEEP = 2
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Writes a checkpoint of tensors and plain containers after `step` steps, and removes all but the newest two; returns its file.
+
+    Those of later steps could not be continued: they get names that nobody takes for a checkpoint's.
 
     Raises:
         LussError: The disk is full; earlier checkpoints are untouched.
@@ -32,7 +35,10 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error
             raise
-    for old in checkpoints(folder)[:-_KEEP]:
+    kept = checkpoints(folder)
+    for unusable in kept[kept.index(path) + 1 :]:
+        unusable.rename(unusable.with_name(f"{unusable.name}.unusable"))
+    for old in kept[: kept.index(path) + 1][:-_KEEP]:
         old.unlink()
     return path
 
@@ -46,10 +52,20 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def load_newest(folder: Path, *, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, on the CPU; None when there is none.
+def load_newest(
+    folder: Path, *, warn: Callable[[str], None], misfit: Callable[[dict[str, Any]], str] = lambda state: ""
+) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole and fits, on the CPU; None when there is none.
 
-    Damaged files are reported through `warn` and passed over. Nothing is unpickled but tensors and plain containers.
+    Others are reported through `warn` and passed over. Nothing is unpickled but tensors and plain containers.
+
+    Args:
+        folder: Of the checkpoints.
+        warn: Told of each that is passed over.
+        misfit: Says why a state cannot be continued; empty where it can.
+
+    Raises:
+        LussError: A file cannot be opened, which says nothing about it.
     """
     for path in reversed(checkpoints(folder)):
         try:
@@ -59,10 +75,37 @@ def load_newest(folder: Path, *, warn: Callable[[str], None]) -> dict[str, Any] 
             if broken is not None:
                 raise zipfile.BadZipFile(f"checksum of {broken}")
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
+            problem = misfit(state)
         except Exception as error:
-            warn(f"the checkpoint {path} is damaged ({error}); falling back to the one before it")
+            refuse(error, path)
+            problem = f"is damaged ({error})"
+        if not problem:
+            return state
+        warn(f"the checkpoint {path} {problem}; falling back to the one before it, or to the start")
     return None
+
+
+def misfit(model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Any, num_steps: int) -> str:
+    """Why a checkpoint's state cannot be laid into a network and its optimiser, which are not touched; empty where it can."""
+    try:
+        ours, theirs = _shapes(model.state_dict()), _shapes(state["model"])
+        groups = [len(group["params"]) for group in optimizer.state_dict()["param_groups"]]
+        its_groups = [len(group["params"]) for group in state["optimizer"]["param_groups"]]
+        step, _, _ = state["step"], state["scaler"], state["random"]
+    except (KeyError, TypeError, AttributeError) as error:
+        return f"is no checkpoint of a training ({error!r})"
+    if differ := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
+        name = differ[0]
+        found = f"{name} is {theirs.get(name, 'absent')}, not {ours.get(name, 'there at all')}"
+        return f"is of another network ({found}, and {len(differ) - 1} more)"
+    if groups != its_groups or not isinstance(step, int) or not 0 <= step <= num_steps:
+        return f"is of another training (step {step} of {num_steps}, parameters {its_groups} where there are {groups})"
+    return ""
+
+
+def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
+    """Of the tensors; other entries of a state are compared by nobody."""
+    return {name: tuple(value.shape) for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def random_state() -> dict[str, Any]:

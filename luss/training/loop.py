@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ from luss.data.workers import initialise_worker
 from luss.errors import LussError
 from luss.progress import Interrupted, Reporter, StopFlag
 from luss.settings import TrainSettings
-from luss.training.checkpoint import load_newest, random_state, restore_random_state, save_checkpoint
+from luss.training.checkpoint import load_newest, misfit, random_state, restore_random_state, save_checkpoint
 from luss.training.optim import build_optimizer, clip, scaled_lr, set_schedules
 from luss.training.precision import Precision
 from luss.training.sync_batch_norm import synchronise_batch_norm
@@ -108,7 +109,8 @@ class Trainer:
             self.forward = DistributedDataParallel(self.forward, device_ids=devices, **_own_buffers())
 
     def _restore(self) -> None:
-        state = load_newest(self.job.folder, warn=self.job.reporter.warn)
+        fits = partial(misfit, self.model, self.optimizer, num_steps=self.num_steps)
+        state = load_newest(self.job.folder, warn=self.job.reporter.warn, misfit=fits)
         if state is None:
             self.job.reporter.rewind(0)
             return

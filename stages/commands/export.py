@@ -72,6 +72,7 @@ class _Labels:
     def __init__(self, run: "RunSettings", folder: Path, name: str, format: "LabelFormat", split: str) -> None:
         from luss.labels.layers import current_layer
         from stages.running.folder import done_record
+        from stages.running.products import require_sound
 
         if format.only_split and split not in ("", format.only_split):
             raise LussError(
@@ -81,6 +82,7 @@ class _Labels:
         self.stage = "pseudo_labels" if self.split == TRAIN else "predict"
         self.layer = current_layer(folder / "pseudo_labels" / "labels")
         self.made = done_record(folder, self.stage)
+        require_sound(folder, ["manifest", self.stage])
         self.images = self._images()
 
     def export(self, out: Path, console: Console) -> str:
@@ -199,7 +201,9 @@ def _edits(layer: "Layer") -> tuple[str, ...]:
 def _backbones(folder: Path) -> "dict[str, Backbone]":
     """The pretrained backbone, and the fine-tuned one where there is one."""
     from luss.models.io import load_backbone, load_segmenter
+    from stages.running.products import require_sound
 
+    require_sound(folder, ["pretrain", "finetune"])
     backbones = {}
     if (folder / "pretrain" / "backbone.json").is_file():
         backbones["pretrained"] = load_backbone(folder / "pretrain")
@@ -219,10 +223,12 @@ def _submitted(folder: Path, split: str) -> "Submitted":
     from luss.data.imagenet_s import SPLITS
     from luss.export.formats import Submitted
     from stages.running.folder import DONE
+    from stages.running.products import require_sound
 
     stage = next((stage for stage in _PREDICTING if (folder / stage / DONE).is_file()), None)
     if stage is None:
         raise LussError(f"{folder} has no finished predictions: run luss run with its configuration first")
+    require_sound(folder, [stage, *([found] if (found := _PREDICTING[stage]) else [])])
     masks = folder / stage / "masks"
     present = sorted(entry.name for entry in masks.iterdir() if entry.is_dir()) if masks.is_dir() else []
     split = split or next((usual for usual in reversed(SPLITS) if usual in present), "validation")
@@ -237,7 +243,7 @@ def _submitted(folder: Path, split: str) -> "Submitted":
 
 def _matching(folder: Path, stage: str) -> "Matching | None":
     """The matching found for these very masks; None where there was nothing to find."""
-    from luss.files import read_json
+    from stages.parts.metrics import read_metrics
     from stages.running.folder import done_record, read_done
 
     if (evaluating := _PREDICTING[stage]) is None:
@@ -245,7 +251,7 @@ def _matching(folder: Path, stage: str) -> "Matching | None":
     done = read_done(folder / evaluating)
     if not done or done["inputs"].get(stage) != done_record(folder, stage)["id"]:
         raise LussError(f"{folder} has not evaluated its present masks: run luss run with its configuration first")
-    found: Mapping[str, int] | None = read_json(folder / evaluating / "metrics.json").get("matching")
+    found: Mapping[str, int] | None = read_metrics(folder / evaluating / "metrics.json").get("matching")
     return None if found is None else {int(cluster): int(category) for cluster, category in found.items()}
 
 

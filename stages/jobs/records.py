@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from luss.errors import LussError
-from luss.files import read_json, write_json
+from luss.files import read_record, write_json
 
 JOBS = "jobs"
 
@@ -85,13 +85,30 @@ def read_jobs(run_folder: Path, stage: str) -> StageJobs | None:
     path = jobs_folder(run_folder) / f"{stage}.json"
     if not path.is_file():
         return None
+    remedy = "delete it once its jobs have ended (squeue --me, scancel)"
+    found = read_record(path, {"stage": str, "fingerprint": str, "command": str, "jobs": list}, remedy=remedy)
     try:
-        found = read_json(path)
-        return StageJobs(**{**found, "jobs": [Job(**job) for job in found["jobs"]]})
-    except (TypeError, KeyError) as error:
-        raise LussError(
-            f"{path} is not a record of jobs ({error}): delete it once `luss cancel` has ended its jobs"
-        ) from error
+        return StageJobs(**{**found, "jobs": [_job(job) for job in found["jobs"]]})
+    except (TypeError, ValueError) as error:
+        raise LussError(f"{path} is not a record of jobs ({error}): {remedy}") from error
+
+
+def _job(entry: Any) -> Job:
+    """A job as it was written.
+
+    Raises:
+        TypeError: An entry is of another type, or there is another one.
+        ValueError: An entry has a value that cannot be.
+    """
+    job = Job(**entry)
+    texts = (job.id, job.kind, job.cluster)
+    if not all(isinstance(text, str) for text in texts) or not isinstance(job.started, int | float):
+        raise TypeError(f"the job {entry}")
+    if not job.id.isdecimal() or job.kind not in get_args(Kind) or job.cluster not in ("slurm", "local"):
+        raise ValueError(f"the job {entry}")
+    if not all(isinstance(shard, int) for shards in job.shards for shard in shards):
+        raise TypeError(f"the shards of the job {job.id}")
+    return job
 
 
 def write_jobs(run_folder: Path, record: StageJobs) -> None:

@@ -11,13 +11,14 @@ from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles, escape_path
 from luss.data.walk import Changes, changes
 from luss.errors import LussError
-from luss.files import read_json
+from luss.files import read_record
 from luss.settings import DataSettings
 from stages.base import StageContext, StagePlace
 
 EMBEDDED = "shapes"
 # The folder of the stage that lists the images.
 _MANIFEST = "manifest"
+_REMEDY = "put a sound copy in its place, or make the stage anew (--force manifest)"
 # Folder of the listings of evaluated splits, in the manifest's own: it is moved aside with it when the data changes.
 EVALUATED = "evaluated"
 _LOOK_SECONDS = 2.0
@@ -126,13 +127,13 @@ def is_listed(run_folder: Path, root: Path, extra: str) -> bool:
     facts = run_folder / _MANIFEST / "manifest" / f"{list_name(extra)}.json"
     if not facts.is_file():
         return False
-    return bool(read_json(facts).get("image_root") == escape_path(str((root / extra).absolute())))
+    return bool(read_record(facts).get("image_root") == escape_path(str((root / extra).absolute())))
 
 
 def num_listed(run_folder: Path, *extra: str) -> int:
     """Training images, those of the folders `extra` of `data.extra` included; the manifest stage is done."""
     facts = [run_folder / _MANIFEST / "manifest" / f"{name}.json" for name in ("train", *map(list_name, extra))]
-    return sum(int(read_json(path)["num_images"]) for path in facts)
+    return sum(read_record(path, {"num_images": int}, remedy=_REMEDY)["num_images"] for path in facts)
 
 
 def listed_folders(data: DataSettings, layout: Layout) -> dict[str, Path]:
@@ -198,8 +199,8 @@ def list_name(folder: str) -> str:
 
 def num_files(folder: Path, split: str) -> int:
     """Image files that were found when a manifest was built, those that could not be read included."""
-    facts = read_json(folder / f"{split}.json")
-    return int(facts["num_images"]) + int(facts["num_skipped"])
+    facts = read_record(folder / f"{split}.json", {"num_images": int, "num_skipped": int}, remedy=_REMEDY)
+    return int(facts["num_images"] + facts["num_skipped"])
 
 
 def train_manifest(run_folder: Path) -> Manifest:

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from luss.data.imagenet_s import read_mask
 from luss.data.images import read_image
 from luss.data.manifest import Manifest
 from luss.data.names import MaskNames
-from luss.files import replacing
+from luss.files import replacing, write_json
 from luss.predict import Predicted, write_masks
 from luss.report.contact_sheet import cluster_sheet
-from stages.base import StageContext, StagePlace
+from stages.base import MASKS, StageContext, StagePlace
 from stages.parts.images import evaluated_manifests
-from stages.sharded import Batch, Maker, ShardNotes, ShardPlan, absorb_lists, cut, make_missing
+from stages.sharded import CHECKSUMS, Batch, Maker, ShardNotes, ShardPlan, absorb_lists, cut, make_missing
+
+MASKS_RECORD = "masks.json"
 
 Segment = Callable[[Manifest, list[int]], Iterator[Predicted]]
 """Gives the label maps of images of a manifest, in any order."""
@@ -30,7 +33,7 @@ class MaskPlan(ShardPlan):
 
     def __init__(self, place: StagePlace, size: int) -> None:
         """Cuts the images, which are listed here if they are not yet, into shards of `size`."""
-        self.folder = place.folder / "masks"
+        self.folder = place.folder / MASKS
         self.manifests = evaluated_manifests(place)
         self._fingerprint = place.fingerprint
         self.splits: list[str] = []
@@ -59,6 +62,12 @@ class MaskPlan(ShardPlan):
         """A mask an image."""
         split = self.splits[shard]
         return (self.folder / split / self.names[split][index] for index in self.ranges[shard])
+
+    def checksums(self, shard: int) -> dict[str, str]:
+        """One of all masks of the shard: see `masks_checksum`."""
+        split = self.splits[shard]
+        masks = (path for path in self.targets(shard) if path.is_file())
+        return {f"{MASKS}/{split}": masks_checksum(self.folder / split, masks)}
 
 
 def write_splits(context: StageContext, segment: Segment, size: int) -> dict[str, Any]:
@@ -90,8 +99,31 @@ def mask_maker(plan: MaskPlan, segment: Segment) -> Maker:
     return make
 
 
+def masks_checksum(folder: Path, masks: Iterable[Path]) -> str:
+    """32 hexadecimal digits that differ where the name below `folder` or the content of a mask does, in any order; "0" of none.
+
+    That of two sets together is their exclusive or: so each shard's is taken when it is made, and no mask is read twice.
+    """
+    found = 0
+    for path in masks:
+        found ^= xxhash.xxh3_128_intdigest(
+            path.relative_to(folder).as_posix().encode("utf-8", "surrogateescape") + b"\0" + path.read_bytes()
+        )
+    return f"{found:x}"
+
+
+def _write_record(context: StageContext, plan: MaskPlan) -> None:
+    """Writes the checksum of all masks of each split, from what their makers have noted."""
+    found = dict.fromkeys(plan.manifests, 0)
+    for shard, split in enumerate(plan.splits):
+        noted = plan.notes.read_made(shard).get(CHECKSUMS) or plan.checksums(shard)
+        found[split] ^= int(noted[f"{MASKS}/{split}"], 16)
+    write_json(context.folder / MASKS_RECORD, {split: f"{value:x}" for split, value in found.items()})
+
+
 def join_masks(context: StageContext, plan: MaskPlan) -> dict[str, Any]:
-    """Writes a contact sheet a split; returns the numbers of images."""
+    """Writes a contact sheet a split, and the masks' checksums; returns the numbers of images."""
+    _write_record(context, plan)
     for split, manifest in plan.manifests.items():
         path = context.folder / f"clusters-{split}.png"
         _write_sheet(manifest, plan.names[split], plan.folder / split, path)

@@ -12,7 +12,7 @@ from luss.data.imagenet_s import category_ids
 from luss.data.names import MaskNames
 from luss.data.skipped import SkippedFiles
 from luss.errors import LussError
-from luss.files import write_json
+from luss.files import read_record, write_json
 from stages.base import StageContext
 from stages.parts.images import data_layout, listed_split
 
@@ -107,6 +107,38 @@ def write_metrics(context: StageContext, metrics: Mapping[str, Metrics], facts: 
     else:
         context.reporter.message("no masks were found: there is nothing to evaluate, the predictions are the result")
     write_json(context.folder / "metrics.json", result)
+
+
+SHOWN = ("miou", "boundary_miou", "image_accuracy", "f_measure")
+"""The main metrics, in percent, by their keys in `metrics.json`."""
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Reads what `write_metrics` wrote, and checks that every split has numbers.
+
+    Raises:
+        LussError: The file is absent or damaged.
+    """
+    remedy = f"put a sound copy in its place, or run the stage anew (--force {path.parent.name})"
+    found = read_record(path, {"splits": dict}, remedy=remedy)
+    anew = found.get("rematched", {"splits": {}})
+    for splits in (found["splits"], anew.get("splits") if isinstance(anew, dict) else None):
+        check_splits(splits, path, remedy)
+    return found
+
+
+def check_splits(splits: Any, path: Path, remedy: str) -> None:
+    """Makes sure that the metrics of splits have the numbers that tables show.
+
+    Raises:
+        LussError: They have not; names the file `path`.
+    """
+    if not isinstance(splits, dict):
+        raise LussError(f"{path} is damaged (its splits are no object): {remedy}")
+    for split, values in splits.items():
+        for name in (*SHOWN, "num_images"):
+            if not isinstance(values, dict) or not isinstance(values.get(name), int | float):
+                raise LussError(f"{path} is damaged (the {name} of {split} is no number): {remedy}")
 
 
 def figures(metrics: Mapping[str, Metrics]) -> dict[str, float]:

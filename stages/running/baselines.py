@@ -19,20 +19,22 @@ from numpy.typing import NDArray
 from luss.benchmark.baselines import NEED_CLUSTERS, ORACLE_BOX, TITLES, count_baselines
 from luss.benchmark.counts import Counts
 from luss.benchmark.image import Map
+from luss.clustering.results import read_centroids
 from luss.data.imagenet_s import read_mask
 from luss.data.manifest import Manifest
 from luss.data.names import MaskNames
 from luss.data.resized import cropped_batches
 from luss.errors import LussError
-from luss.files import read_json, replacing, write_json
+from luss.files import read_record, replacing, write_json
 from luss.settings import RunSettings
 from luss.training.precision import Precision
 from stages.base import AnyStage, StageContext
 from stages.parts.images import categories_of, data_layout, listed_split, num_classes
-from stages.parts.metrics import evaluate_splits
+from stages.parts.metrics import check_splits, evaluate_splits, read_metrics
 from stages.pipeline import ATTENTION, CLUSTERS, EVALUATE, FEATURES, LABELS, MANIFEST, PRETRAIN
 from stages.running.folder import done_record
 from stages.running.label_score import label_metrics
+from stages.running.products import SMALL_BYTES, require_sound
 from stages.running.state import States
 
 FOLDER = "baselines"
@@ -75,6 +77,7 @@ def measure_simple(context: StageContext, names: Sequence[str]) -> None:
     if not names:
         return
     States(run).check(FOLDER, _needs(names))
+    require_sound(context.run_folder, [need.name for need in _needs(names)], most_bytes=SMALL_BYTES)
     counts: dict[str, dict[str, Counts]] = {name: {} for name in names}
     for split in evaluated_splits(run):
         items = _items(context, split, with_clusters=any(name in NEED_CLUSTERS for name in names))
@@ -128,7 +131,7 @@ def sub_run(run: RunSettings, name: str, weights: str = "random") -> RunSettings
 def record_sub_run(run: RunSettings, name: str, weights: str = "random") -> None:
     """Takes the metrics of a finished `sub_run` over into those of the baselines."""
     other = sub_run(run, name, weights)
-    splits = read_json(Path(other.output) / "evaluate" / "metrics.json")["splits"]
+    splits = read_metrics(Path(other.output) / "evaluate" / "metrics.json")["splits"]
     title = "untrained backbone" if name == UNTRAINED else f"backbone with the weights {weights}, not trained further"
     entry = {"title": title, "inputs": {"weights": weights}, "splits": splits}
     _record(Path(run.output) / FOLDER, name, entry)
@@ -167,7 +170,8 @@ def _image_clusters(context: StageContext, manifest: Manifest, split: str) -> ND
     if path.is_file():
         return np.asarray(np.load(path, allow_pickle=False), np.int32)
     settings, network = FEATURES.block(context.run), ATTENTION.network(context)
-    centroids = torch.from_numpy(np.load(context.of(CLUSTERS) / "centroids.npy", allow_pickle=False))
+    width = network.backbone.num_channels
+    centroids = torch.from_numpy(read_centroids(context.of(CLUSTERS) / "centroids.npy", dim=width))
     centroids = F.normalize(centroids.float(), dim=1).to(context.device)
     precision = Precision(settings.precision, context.device, warn=context.reporter.warn)
     clusters = np.zeros(len(manifest), np.int32)
@@ -218,8 +222,15 @@ def _is_current(run: RunSettings, name: str, entry: dict[str, Any] | None) -> bo
 
 
 def _entries(folder: Path) -> dict[str, dict[str, Any]]:
-    path = folder / "metrics.json"
-    return dict(read_json(path)["baselines"]) if path.is_file() else {}
+    path, remedy = folder / "metrics.json", "delete it and measure the baselines again (luss baselines)"
+    if not path.is_file():
+        return {}
+    found: dict[str, dict[str, Any]] = read_record(path, {"baselines": dict}, remedy=remedy)["baselines"]
+    for name, entry in found.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("inputs"), dict):
+            raise LussError(f"{path} is damaged (its baseline {name} has no inputs): {remedy}")
+        check_splits(entry.get("splits"), path, remedy)
+    return found
 
 
 def _record(folder: Path, name: str, entry: dict[str, Any]) -> None:

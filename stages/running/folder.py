@@ -1,5 +1,6 @@
 """The folder of a stage: the files that frame its work, and what they say about it."""
 
+import contextlib
 import shutil
 import time
 import uuid
@@ -9,18 +10,27 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from luss.config import to_yaml
+from luss.config import RUN_CONFIG, to_yaml
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, create_text, json_text, read_json, write_json, write_text
-from stages.base import CHECKPOINTS, AnyStage, StagePlace
+from luss.files import (
+    TEMPORARY_SUFFIX,
+    Kind,
+    checksum,
+    create_text,
+    json_text,
+    read_record,
+    remove_dead,
+    write_json,
+    write_text,
+)
+from stages.base import CHECKPOINTS, MASKS, AnyStage, StagePlace
 from stages.running.lock import refuse_living_shards, remove_dead_shard_locks
-from stages.sharded import SHARDS
+from stages.sharded import CHECKSUMS, SHARDS
 
 DONE = "DONE.json"
 STARTED = "STARTED.json"
 PROGRESS = "progress.json"
 SUPERSEDED = "superseded"
-_MASKS = "masks"
 NOT_PRODUCTS = {
     DONE,
     STARTED,
@@ -33,16 +43,49 @@ NOT_PRODUCTS = {
     "tensorboard",
     CHECKPOINTS,
     SHARDS,
-    _MASKS,
+    MASKS,
 }
 """What lies in a stage's folder and is no part of its result that is checked."""
 
 _LIBRARIES = ("luss", "torch", "timm", "numpy", "faiss-cpu", "faiss-gpu", "scikit-learn", "h5py", "pillow")
 
 
+_PROGRESS_FIELDS: dict[str, Kind] = {"unit": str, "done": int, "total": int, "seconds": float, "updated": float}
+_IDENTITY: dict[str, Kind] = {"version": int, "settings": dict, "inputs": dict}
+_DONE_FIELDS: dict[str, Kind] = {
+    **_IDENTITY,
+    "id": str,
+    "fingerprint": str,
+    "products": dict,
+    "seconds": float,
+    "finished": str,
+}
+
+
 def read_done(folder: Path) -> dict[str, Any]:
-    """The record of a stage that is done; empty where it is not."""
-    return dict(read_json(folder / DONE)) if (folder / DONE).is_file() else {}
+    """The record of a stage that is done; empty where it is not.
+
+    Raises:
+        LussError: It is damaged.
+    """
+    path = folder / DONE
+    if not path.is_file():
+        return {}
+    remedy = f"put a sound copy in its place, or make the stage anew: luss run CONFIG --force {folder.name}"
+    record = read_record(path, _DONE_FIELDS, remedy=remedy)
+    if not all(isinstance(size, int) for size in record["products"].values()):
+        raise LussError(f"{path} is damaged (the sizes of products are no numbers): {remedy}")
+    return record
+
+
+def read_started(folder: Path) -> dict[str, Any]:
+    """The record of a stage that has begun.
+
+    Raises:
+        LussError: There is none, or it is damaged.
+    """
+    remedy = f"begin the stage anew: luss run CONFIG --force {folder.name}"
+    return read_record(folder / STARTED, _IDENTITY, remedy=remedy)
 
 
 def done_record(run_folder: Path, stage: str) -> dict[str, Any]:
@@ -57,10 +100,10 @@ def done_record(run_folder: Path, stage: str) -> dict[str, Any]:
     return record
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """How far a stage has come; empty where nothing tells."""
+def read_progress(path: Path) -> dict[str, Any]:
+    """How far a stage, or the maker of a shard, has come; empty where nothing tells."""
     try:
-        return dict(read_json(folder / PROGRESS))
+        return read_record(path, _PROGRESS_FIELDS)
     except LussError:
         return {}
 
@@ -70,15 +113,20 @@ def work_of_shards(folder: Path) -> tuple[float, int]:
     seconds, memory = 0.0, 0
     for path in sorted((folder / SHARDS).glob("*.json")):
         try:
-            note = read_json(path)
+            note = read_record(path)
         except LussError as error:
             # Makers that live take their notes away: of progress at a shard's end, of a shard that they make again.
             if isinstance(error.__cause__, FileNotFoundError):
                 continue
             raise
-        seconds += float(note.get("seconds", 0.0))
-        memory = max(memory, int(note.get("peak_memory_mb", 0)))
+        seconds += _number(note, "seconds")
+        memory = max(memory, int(_number(note, "peak_memory_mb")))
     return seconds, memory
+
+
+def _number(note: dict[str, Any], entry: str) -> float:
+    value = note.get(entry)
+    return value if isinstance(value, int | float) else 0
 
 
 @dataclass
@@ -105,6 +153,7 @@ class StageFolder:
         """
         self.place.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.place.folder / "config.yaml", to_yaml(self.place.run))
+        write_text(self.place.run_folder / RUN_CONFIG, to_yaml(self.place.run))
         if not self._create_started():
             self._remove_leftovers()
 
@@ -118,12 +167,13 @@ class StageFolder:
             LussError: The stage was moved aside or ended in this moment.
         """
         create_text(self.place.folder / "config.yaml", to_yaml(self.place.run))
-        self._create_started()
+        if self._create_started():
+            write_text(self.place.run_folder / RUN_CONFIG, to_yaml(self.place.run))
         return self.start_id()
 
     def start_id(self) -> str:
         """The word that `begin_shard` has returned; another one, or none, when the stage was moved aside meanwhile."""
-        return str(read_json(self.place.folder / STARTED).get("start", ""))
+        return str(read_started(self.place.folder).get("start", ""))
 
     def _create_started(self) -> bool:
         record = {**self._record(), "start": uuid.uuid4().hex}
@@ -132,14 +182,14 @@ class StageFolder:
     def _remove_leftovers(self) -> None:
         """But not among masks, which are many: who makes a shard of them clears its own."""
         for path in [self.place.folder, *self.place.folder.iterdir()]:
-            if path.is_dir() and path.name != _MASKS:
+            if path.is_dir() and path.name != MASKS:
                 find = path.glob if path == self.place.folder else path.rglob
                 for left in find(f".*{TEMPORARY_SUFFIX}"):
                     left.unlink(missing_ok=True)
 
     def seconds_before(self) -> float:
         """Work time of earlier, interrupted tries."""
-        return float(read_progress(self.place.folder).get("seconds", 0.0))
+        return float(read_progress(self.place.folder / PROGRESS).get("seconds", 0.0))
 
     def set_aside(self) -> Path:
         """Moves the whole stage folder to `superseded/`, where it stays until somebody deletes it.
@@ -165,10 +215,13 @@ class StageFolder:
         self._remove_leftovers()
         folder = self.place.folder
         shard_seconds, shard_memory_mb = work_of_shards(folder)
+        products = {path.relative_to(folder).as_posix(): path for path in sorted(_products(folder))}
+        noted = _noted_checksums(folder)
         record = {
             **self._record(),
             "id": self.stage.result_id(figures),
-            "products": {p.relative_to(folder).as_posix(): p.stat().st_size for p in sorted(_products(folder))},
+            "products": {name: path.stat().st_size for name, path in products.items()},
+            CHECKSUMS: {name: noted.get(name) or checksum(path) for name, path in products.items()},
             "figures": figures,
             "seconds": round(seconds + shard_seconds, 1),
             "peak_memory_mb": max(peak_memory_mb, shard_memory_mb),
@@ -177,11 +230,28 @@ class StageFolder:
         }
         write_json(folder / DONE, record)
         # Only now: a process killed before would have to begin again.
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes what a finished stage no longer needs, such as a process has left that was killed at its very end."""
+        folder = self.place.folder
         for name in (CHECKPOINTS, SHARDS):
             shutil.rmtree(folder / name, ignore_errors=True)
         remove_dead_shard_locks(self.place.run_folder, self.stage.name)
+        remove_dead(folder)
         for name in (STARTED, PROGRESS):
-            (folder / name).unlink(missing_ok=True)
+            # A disk that is read-only keeps them: nobody reads them any more.
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+
+
+def _noted_checksums(folder: Path) -> dict[str, str]:
+    """Those that the makers of shards took."""
+    found: dict[str, str] = {}
+    for path in (folder / SHARDS).glob("*.json"):
+        noted = read_record(path).get(CHECKSUMS)
+        found |= noted if isinstance(noted, dict) else {}
+    return found
 
 
 def _products(folder: Path) -> Iterator[Path]:

@@ -21,9 +21,10 @@ from typing import Literal
 from filelock import OwnerRecord, SoftFileLease, Timeout
 
 from luss.errors import LussError
-from luss.files import is_disk_full
+from luss.files import temporary_beside
 from luss.liveness import lives
 from luss.progress import StopFlag
+from luss.refusals import refuse
 
 _BEAT_SECONDS = 20.0
 # A lock of another machine whose heart stands still for so long is taken over. The contender counts its own looks: no two clocks are compared,
@@ -160,6 +161,7 @@ class _Lease(SoftFileLease):
 
 
 def _take(lease: SoftFileLease, path: Path) -> bool:
+    _check_place(path)
     try:
         lease.acquire(blocking=False)
     except Timeout:
@@ -168,11 +170,16 @@ def _take(lease: SoftFileLease, path: Path) -> bool:
         # Another user's lock, which that user alone may write.
         if isinstance(error, PermissionError) and path.is_file():
             return False
-        remedy = (
-            "free some space" if is_disk_full(error) else "move away what is in its place, or mend the folder's rights"
-        )
-        raise LussError(f"the lock {path} cannot be made ({error.strerror}): {remedy} and run again") from error
+        refuse(error, path)
+        raise
     return True
+
+
+def _check_place(path: Path) -> None:
+    if path.is_dir():
+        raise LussError(
+            f"the lock {path} cannot be made (a folder is there): move away what is in its place and run again"
+        )
 
 
 def _living(paths: Iterable[Path]) -> "dict[Path, _Watch]":
@@ -195,7 +202,12 @@ class _Watch:
         self._beat: tuple[int, int] | None = None
 
     def look(self) -> Literal["free", "dead", "silent", "alive"]:
-        """Looks once, to be repeated after `_POLL_SECONDS`; "silent" = the owner may live or not."""
+        """Looks once, to be repeated after `_POLL_SECONDS`; "silent" = the owner may live or not.
+
+        Raises:
+            LussError: The lock is a folder.
+        """
+        _check_place(self.path)
         try:
             # Read before its time is asked for: a file server's client then fetches a new one.
             self._owner = SoftFileLease(self.path).owner
@@ -216,7 +228,8 @@ class _Watch:
 
     def remove(self) -> None:
         """Removes the lock that was found dead, and no other."""
-        aside = self.path.with_name(f".lock-dead.{uuid.uuid4().hex}")
+        # A temporary name: should this process be killed now, the next one removes what it leaves.
+        aside = temporary_beside(self.path, uuid.uuid4().hex)
         with contextlib.suppress(FileNotFoundError):
             if _beat_of(self.path) == self._beat:
                 # Of several that found it dead, one gets it. Who gets instead what a new owner made at this moment gives it back.

@@ -9,10 +9,9 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from luss.config import load_config, load_stored_config
-from luss.errors import LussError
-from luss.files import read_json
+from luss.config import load_config, load_run_config
 from luss.settings import RunSettings
+from stages.parts.metrics import read_metrics
 from stages.pipeline import PROTOCOLS, STAGES, stages_of
 from stages.running.baselines import baseline_rows
 from stages.running.console import duration
@@ -40,14 +39,11 @@ def settings_of_run(folder: Path) -> RunSettings:
     """The settings a run was last started with.
 
     Raises:
-        LussError: The folder holds no run.
+        LussError: The folder holds no run, or none of its settings can be read.
     """
     if folder.suffix in (".yaml", ".yml"):
         return load_config(folder)
-    configs = sorted(folder.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime)
-    if not configs:
-        raise LussError(f"{folder} holds no run: give the folder of one, such as outputs/demo")
-    run = load_stored_config(configs[-1])
+    run = load_run_config(folder, list(STAGES))
     run.output = str(folder)
     return run
 
@@ -127,7 +123,7 @@ def result_rows(run: RunSettings) -> Iterator[ResultRow]:
     for name, (title, stage) in {name: (each.title, each.last) for name, each in PROTOCOLS.items()}.items():
         if states.of(stage).kind != "done":
             continue
-        found, words = read_json(states.run_folder / stage.name / "metrics.json"), title
+        found, words = read_metrics(states.run_folder / stage.name / "metrics.json"), title
         kind: Literal["run", "protocol"] = "run" if name == "unsupervised" else "protocol"
         if found.get("used_labels_for_threshold"):
             words = f"{title} but for a threshold from ground truth"

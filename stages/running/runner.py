@@ -12,8 +12,9 @@ from luss import processes
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
 from luss.errors import LussError
-from luss.files import full_disk_named
+from luss.files import remove_dead
 from luss.progress import Interrupted, StopFlag
+from luss.refusals import refusals_named
 from luss.settings import RunSettings
 from stages.base import AnyStage, StageContext
 from stages.pipeline import MANIFEST, STAGES, stages_of
@@ -22,6 +23,7 @@ from stages.running.folder import PROGRESS, StageFolder
 from stages.running.lock import Waiting, run_lock, stage_lock
 from stages.running.preflight import check_sizes, warn_of_absent
 from stages.running.process import begin_piece, peak_memory_mb
+from stages.running.products import SMALL_BYTES, require_sound
 from stages.running.signals import stop_on_signals
 from stages.running.state import StageState, States
 
@@ -77,12 +79,14 @@ def run_stages(
     console = console or Console()
     device = processes.start(resolve_device(run.device), timeout_minutes=run.peer_timeout_min)
     folder = Path(run.output)
-    telling = full_disk_named(folder, "run the same command again, it continues")
+    telling = refusals_named(folder, "run the same command again, it continues")
     try:
         with telling, stop_on_signals() as stop, processes.naming_lost_peers():
             first = processes.rank() == 0
             with run_lock(folder, waiting=waiting, stop=stop) if first else contextlib.nullcontext():
                 if first:
+                    remove_dead(folder, "*")
+                    remove_dead(folder, "*/*")
                     warn_of_absent(run, console)
                 with processes.first_alone(MANIFEST.name, stop) as listing:
                     if listing and _is_listing_due(run, stages):
@@ -106,8 +110,7 @@ def _is_listing_due(run: RunSettings, stages: Sequence[AnyStage]) -> bool:
 def _run_one(
     stage: AnyStage, run: RunSettings, device: torch.device, stop: StopFlag, console: Console, *, force: bool
 ) -> None:
-    first = processes.rank() == 0
-    alone = not stage.distributed
+    first, folder, alone = processes.rank() == 0, Path(run.output), not stage.distributed
     if processes.world_size() > 1 and alone and stage is not MANIFEST:
         raise LussError(f"{stage.name} works in one process: start it without torchrun")
 
@@ -118,11 +121,15 @@ def _run_one(
     states = States(run)
     state = states.of(stage)
     meet()
+    if not force:
+        states.refuse_damaged(stage)
     if state.kind == "done" and not force:
         if first:
+            StageFolder(stage, states.place(stage, stop)).tidy()
             console.print(f"{stage.name}: done ({duration(state.seconds)})", highlight=False)
         return
     states.check(stage.name, stage.needs)
+    require_sound(folder, [need.name for need in stage.needs], most_bytes=SMALL_BYTES)
     place = states.place(stage, stop)
     files = StageFolder(stage, place)
     if first:

@@ -10,15 +10,16 @@ from rich.console import Console
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
 from luss.errors import LussError
-from luss.files import full_disk_named, read_json
 from luss.progress import Interrupted, StopFlag
+from luss.refusals import refusals_named
 from luss.settings import RunSettings
 from stages.base import AnyStage, StageContext
 from stages.pipeline import STAGES
 from stages.running.console import ConsoleReporter, duration
-from stages.running.folder import StageFolder
+from stages.running.folder import StageFolder, read_progress
 from stages.running.lock import shard_lock
 from stages.running.process import begin_piece, peak_memory_mb
+from stages.running.products import SMALL_BYTES, require_sound
 from stages.running.signals import stop_on_signals
 from stages.running.state import States
 from stages.sharded import Maker, ShardedStage, make_shard
@@ -42,7 +43,7 @@ def run_shards(run: RunSettings, stage: AnyStage, shards: Sequence[int], console
     for shard in shards:
         if not 0 <= shard < total:
             raise LussError(f"{stage.name} has no shard {shard}: its shards are 0 to {total - 1}")
-    telling = full_disk_named(Path(run.output), "run the same command again, it continues")
+    telling = refusals_named(Path(run.output), "run the same command again, it continues")
     with telling, stop_on_signals() as stop:
         work = _ShardWork(run, stage, device, stop, console or Console())
         for shard in shards:
@@ -74,7 +75,7 @@ class _ShardWork:
             self.console.print(f"{name}: shard {shard} of {total} is there", highlight=False)
             return
         progress = plan.notes.path(shard, ".progress.json")
-        title, seconds = f"{name} shard {shard}", float(read_json(progress)["seconds"]) if progress.is_file() else 0.0
+        title, seconds = f"{name} shard {shard}", float(read_progress(progress).get("seconds", 0.0))
         reporter = ConsoleReporter(
             title, self.place.folder, console=self.console, seconds_before=seconds, progress=progress
         )
@@ -116,6 +117,7 @@ class _ShardWork:
                 "run or submit the stage"
             )
         states.check(self.stage.name, self.stage.needs)
+        require_sound(self.place.run_folder, [need.name for need in self.stage.needs], most_bytes=SMALL_BYTES)
         start_id = self.files.begin_shard()
         if self.maker is not None and start_id != self.start_id:
             raise self._moved()

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 from luss.errors import LussError
-from luss.files import is_disk_full
 from luss.progress import Interrupted, StopFlag
+from luss.refusals import refusal
 
 # What shells report for a process that ended on Ctrl-C; schedulers and scripts tell it from a failure.
 EXIT_INTERRUPTED = 130
@@ -30,11 +30,11 @@ def guarded(work: Callable[[], None]) -> int:
     except (Interrupted, KeyboardInterrupt) as error:
         print(f"stopped: {str(error) or 'interrupted'}; run the same command to continue", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (OSError, RuntimeError) as error:
-        if is_disk_full(error):
-            print(f"error: the disk is full ({error}): free some space and run the same command again", file=sys.stderr)
-            return EXIT_USER_ERROR
-        raise
+    except Exception as error:
+        if (text := refusal(error)) is None:
+            raise
+        print(f"error: {text}", file=sys.stderr)
+        return EXIT_USER_ERROR
     return 0
 
 

@@ -1,20 +1,28 @@
 """In which state the stages of a run are, found from what is on disk and the present settings."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from luss.errors import LussError
-from luss.files import read_json
 from luss.progress import StopFlag
 from luss.settings import RunSettings
 from stages.base import AnyStage, StagePlace, fingerprint
 from stages.pipeline import MANIFEST
 from stages.running.fitting import lowered, without_absent
-from stages.running.folder import DONE, NOT_PRODUCTS, STARTED, read_done, read_progress, work_of_shards
+from stages.running.folder import (
+    DONE,
+    NOT_PRODUCTS,
+    PROGRESS,
+    STARTED,
+    read_done,
+    read_progress,
+    read_started,
+    work_of_shards,
+)
 from stages.running.lock import listing_lock, living_shards
 from stages.sharded import SHARDS, ShardedStage, ShardPlan
 
@@ -52,6 +60,7 @@ class States:
         self.run = without_absent(run, self.run_folder)
         self._states: dict[str, StageState] = {}
         self._done: dict[str, dict[str, Any]] = {}
+        self._damaged: dict[str, LussError] = {}
         self._fingerprints: dict[str, str] = {}
         if self.of(MANIFEST).kind == "done":
             self.run = lowered(self.run, self.run_folder)
@@ -67,13 +76,34 @@ class States:
         folder = self.run_folder / stage.name
         if stage.name in self._states or self.done(stage) or not (folder / STARTED).is_file():
             return self.of(stage).kind
-        return "stale" if self._stale_reason(stage, read_json(folder / STARTED)) else "partial"
+        return "stale" if self._stale_reason(stage, self._started(stage)) else "partial"
 
     def done(self, stage: AnyStage) -> dict[str, Any]:
         """The record of a stage that has come to its end, with whatever settings; empty for others."""
         if stage.name not in self._done:
-            self._done[stage.name] = read_done(self.run_folder / stage.name)
+            self._done[stage.name] = self._read(stage, read_done)
         return self._done[stage.name]
+
+    def refuse_damaged(self, stage: AnyStage) -> None:
+        """Makes sure that a stage's records can be read: its result would be moved aside, for a copied file at best.
+
+        Raises:
+            LussError: One cannot.
+        """
+        self.of(stage)
+        if stage.name in self._damaged:
+            raise self._damaged[stage.name]
+
+    def _started(self, stage: AnyStage) -> dict[str, Any]:
+        return self._read(stage, read_started)
+
+    def _read(self, stage: AnyStage, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """A record; empty where it is damaged, which `_stale_reason` says."""
+        try:
+            return read(self.run_folder / stage.name)
+        except LussError as error:
+            self._damaged[stage.name] = error
+            return {}
 
     def fingerprint(self, stage: AnyStage) -> str:
         """See `stages.base.fingerprint`."""
@@ -132,12 +162,14 @@ class States:
             changed = (folder / DONE).stat().st_mtime
             reason = self._stale_reason(stage, record) or _damage(folder, record)
             return StageState("stale" if reason else "done", reason, float(record["seconds"]), changed)
+        if stage.name in self._damaged:
+            return StageState("stale", str(self._damaged[stage.name]), 0.0, (folder / DONE).stat().st_mtime)
         if not (folder / STARTED).is_file():
             return StageState("missing")
-        progress = read_progress(folder)
+        progress = read_progress(folder / PROGRESS)
         seconds = float(progress.get("seconds", 0.0)) + work_of_shards(folder)[0]
         changed = float(progress.get("updated", (folder / STARTED).stat().st_mtime))
-        reason = self._stale_reason(stage, read_json(folder / STARTED))
+        reason = self._stale_reason(stage, self._started(stage))
         if reason:
             return StageState("stale", reason, seconds, changed)
         if isinstance(stage, ShardedStage):
@@ -149,13 +181,19 @@ class States:
         return StageState("partial", detail, seconds, changed)
 
     def _shards_detail(self, stage: ShardedStage[Any]) -> str:
-        plan = self._plan(stage)
-        total = len(plan.ranges)
-        detail = f"{total - len(plan.missing())} of {total} shards"
+        try:
+            plan = self._plan(stage)
+            total = len(plan.ranges)
+            detail = f"{total - len(plan.missing())} of {total} shards"
+        except LussError as error:
+            # Where the data or the disk is not at hand there is more to see than this.
+            return f"its shards cannot be counted: {error}"
         working = living_shards(self.run_folder, stage.name)
         return f"{detail}, {len(working)} at work" if working else detail
 
     def _stale_reason(self, stage: AnyStage, record: dict[str, Any]) -> str:
+        if stage.name in self._damaged:
+            return str(self._damaged[stage.name])
         if record["version"] != stage.version:
             return f"made by version {record['version']} of the stage, now {stage.version}"
         before, now = record["settings"], json.loads(json.dumps(stage.settings(self.run)))

@@ -207,7 +207,7 @@ def test_the_labels_own_score_at_another_threshold_and_on_every_evaluated_split(
 
 
 def test_the_matching_of_the_first_split_is_applied_to_the_others(luss: Launcher, run: Path) -> None:
-    config = run / "evaluate" / "config.yaml"
+    config = run / "run.yaml"
     text = config.read_text(encoding="utf-8")
     assert "  evaluate:\n  - validation\n" in text
     config.write_text(text.replace("  - validation\n", "  - validation\n  - test\n", 1), encoding="utf-8")

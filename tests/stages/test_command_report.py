@@ -78,8 +78,8 @@ def test_a_stage_whose_settings_changed_is_called_stale_and_its_numbers_are_not_
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    for config in run.glob("*/config.yaml"):
-        config.write_text(config.read_text().replace("num_restarts: 2", "num_restarts: 3"))
+    settings = run / "run.yaml"
+    settings.write_text(settings.read_text().replace("num_restarts: 2", "num_restarts: 3"))
     assert luss("report", str(run)).code == 0
     data = data_of(run / "report")
     states = {stage["name"]: stage["state"] for stage in data["stages"]}
@@ -92,7 +92,7 @@ def test_data_that_has_moved_leaves_a_report_without_pictures(luss: Launcher, fi
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     gone = str(tmp_path / "gone")
-    for path in [*run.glob("*/config.yaml"), *run.glob("manifest/manifest/*.json")]:
+    for path in [run / "run.yaml", *run.glob("manifest/manifest/*.json")]:
         folder = json.loads((finished / "manifest" / "manifest" / "train.json").read_text())["image_root"]
         path.write_text(path.read_text().replace(str(Path(folder).parent), gone))
     outcome = luss("report", str(run))

@@ -64,7 +64,7 @@ def test_a_stage_ends_with_a_record_of_what_it_was_and_made(finished: Path, conf
         ("cluster", {"centroids.npy", "assignments.npy", "cluster.json"}),
         ("pseudo_labels", {"labels/labels.h5", "threshold.json", "clusters.png", *(f"labels/shard-0000{shard}.h5" for shard in range(4))}),
         ("finetune", {"model.safetensors", "config.json"}),
-        ("predict", {"clusters-validation.png"}),
+        ("predict", {"clusters-validation.png", "masks.json"}),
         ("evaluate", {"metrics.json"}),
     ],
 )  # fmt: skip

@@ -309,7 +309,7 @@ def test_settings_that_there_are_no_more_leave_an_old_run_readable(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    for path in run.glob("*/config.yaml"):
+    for path in [run / "run.yaml", *run.glob("*/config.yaml")]:
         path.write_text(path.read_text(encoding="utf-8") + "old_block: {sub: 1}\n", encoding="utf-8")
     assert luss("status", str(run)).code == 0
     from luss.segmenter import Segmenter

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX
+from luss.files import TEMPORARY_SUFFIX, temporary_beside
 from luss.training.checkpoint import checkpoints, load_newest, random_state, restore_random_state, save_checkpoint
 
 
@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_earlier_checkpoints_and_says_what_to_do(
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_what_torch_makes_of_a_full_disk_is_recognised(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, state(1))
-    temporary = tmp_path / f".step-000000002.pt.{os.getpid()}{TEMPORARY_SUFFIX}"
+    temporary = temporary_beside(tmp_path / "step-000000002.pt")
     temporary.symlink_to("/dev/full")
     with pytest.raises(LussError, match="is full: free some space"):
         save_checkpoint(tmp_path, 2, state(2))
