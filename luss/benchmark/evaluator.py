@@ -202,8 +202,8 @@ def _run(task: CountTask, pairs: list[Pair], workers: int) -> Iterator[tuple[lis
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Ctrl-C and a scheduler's warning reach the whole process group: workers started in here inherit the mask and leave them to this process."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
+    """What asks to stop reaches the whole process group: workers started in here inherit the mask and leave it to this process."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2, signal.SIGHUP})
     try:
         yield
     finally:

@@ -9,12 +9,13 @@ _GRACE_SECONDS = 120
 
 
 def initialise_worker(worker: int) -> None:
-    """Leaves Ctrl-C and a scheduler's warning to the main process, which finishes its step first; outlives one SIGTERM for the same reason.
+    """Leaves Ctrl-C, a closed terminal and a scheduler's warning to the main process, which finishes its step; outlives one SIGTERM too.
 
     A scheduler signals every process of a job: a worker that died at once would take the step, and with it the checkpoint, along. A second
     SIGTERM, which is how the main process ends workers that hang, or two minutes end it. One thread each: workers are many.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _end_soon)

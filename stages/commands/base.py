@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
+from stages.running.screen import Console
 
 SECONDS = 20.0
 """Between two lines about progress, where there is no terminal."""

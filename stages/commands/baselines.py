@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from luss.errors import LussError
 from stages.commands.base import run_argument
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.settings import RunSettings

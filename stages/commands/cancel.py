@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from stages.commands.base import run_argument
+from stages.running.screen import Console
 
 HELP = "cancel everything that is queued or running for a run"
 arguments = run_argument

@@ -4,10 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from luss.config import load_config
 from stages.commands.base import KEY_VALUE
+from stages.running.screen import Console
 
 HELP = "the embedded data set through every stage, and an untrained network beside it"
 

@@ -11,11 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from luss.errors import LussError
 from luss.export import FORMATS, load_format
 from stages.commands.base import now_and_then, run_argument
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.benchmark.matching import Matching

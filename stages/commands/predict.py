@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from luss.errors import LussError
 from luss.export import PREDICTED
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.export.job import ExportFolder

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from luss.errors import LussError
 from luss.files import remove_leftovers, replacing
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.data.imagenet_s_build import Built, Missing

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from luss.errors import LussError
 from stages.commands.base import run_argument
+from stages.running.screen import Console
 
 HELP = "write a page to look at a run, name its clusters and mark them to merge or drop"
 

@@ -1,12 +1,10 @@
 """`luss run`: every stage that is not done."""
 
 import argparse
-import sys
-
-from rich.console import Console
 
 from luss.config import load_config, to_yaml
 from stages.commands.base import KEY_VALUE, config_arguments
+from stages.running.screen import Console
 
 HELP = "run every stage that is not done"
 
@@ -37,16 +35,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Checks, runs, and prints the results."""
-    run = load_config(options.config, options.words)
+    run, console = load_config(options.config, options.words), Console()
     if options.print_config:
-        sys.stdout.write(to_yaml(run))
+        console.write(to_yaml(run))
         return
     from stages.running.preflight import preflight
     from stages.running.results import print_results, status_table
     from stages.running.runner import run_stages, select
     from stages.running.state import States
 
-    console = Console()
     chosen = select(run, until=options.until, only=options.only, force=options.force)
     preflight(run, console)
     if options.dry_run:

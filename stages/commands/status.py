@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from luss.errors import LussError
 from stages.commands.base import run_argument
+from stages.running.screen import Console
 
 HELP = "state of every stage of a run; of submitted ones also the jobs, and what to do next"
 arguments = run_argument

@@ -4,12 +4,12 @@ import argparse
 import shlex
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from luss.config import load_config
 from stages.commands.base import KEY_VALUE, config_arguments
 from stages.jobs.source import CHOICES
+from stages.running.screen import Console
 
 HELP = "submit every stage that is neither done nor queued to SLURM"
 

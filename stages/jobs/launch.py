@@ -94,8 +94,8 @@ class StageJob:
 
 
 def _comes_again(reason: str) -> bool:
-    """Whether the job is to be queued again: not when a person has cancelled it, which SIGTERM alone means but in a pre-emption."""
-    if signal.SIGTERM.name not in reason and signal.SIGINT.name not in reason:
+    """Whether the job is to be queued again: not when a person has ended it, which SIGTERM alone means but in a pre-emption."""
+    if not any(number.name in reason for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
         return True
     return "SLURM_JOB_ID" in os.environ and is_preempted(os.environ["SLURM_JOB_ID"])
 

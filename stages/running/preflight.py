@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from luss.clustering.faiss_engine import faiss_is_installed
 from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
@@ -28,6 +26,7 @@ from stages.finetune import Finetune
 from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split, num_listed
 from stages.parts.train_semi import check_train_semi
 from stages.pipeline import ATTENTION, CLUSTERS, DISTANCE_MATCHING, FINETUNE, MANIFEST, PRETRAIN, STAGES, stages_of
+from stages.running.screen import Console
 from stages.running.state import States
 
 # Stages that train on the listed images, and whose batch cannot be larger than these.
@@ -189,4 +188,4 @@ def _too_large(run: RunSettings, num_images: int, num_pretrained: int) -> Iterat
 
 
 def _warn(console: Console, text: str) -> None:
-    console.print(f"[yellow]warning:[/yellow] {text}", highlight=False)
+    console.print(f"warning: {text}", style="yellow")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from luss.config import load_config, load_stored_config
@@ -16,6 +15,7 @@ from luss.settings import RunSettings
 from stages.pipeline import PROTOCOLS, STAGES, stages_of
 from stages.running.baselines import baseline_rows
 from stages.running.console import duration
+from stages.running.screen import Console
 from stages.running.state import States
 
 _NAMES = {

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from luss import processes
 from luss.data.skipped import SkippedFiles
@@ -22,6 +21,7 @@ from stages.running.folder import PROGRESS, StageFolder
 from stages.running.lock import Waiting, run_lock, stage_lock
 from stages.running.preflight import check_sizes
 from stages.running.process import begin_piece, peak_memory_mb
+from stages.running.screen import Console
 from stages.running.signals import stop_on_signals
 from stages.running.state import StageState, States
 
@@ -117,7 +117,7 @@ def _run_one(
     context = StageContext(**vars(place), device=device, reporter=reporter, skipped=skipped)
     try:
         if first:
-            console.print(f"[bold]{stage.name}[/bold]", highlight=False)
+            console.print(stage.name, style="bold")
         figures = stage.run(context)
         processes.barrier()
         if first:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
@@ -19,6 +18,7 @@ from stages.running.console import ConsoleReporter, duration
 from stages.running.folder import StageFolder
 from stages.running.lock import shard_lock
 from stages.running.process import begin_piece, peak_memory_mb
+from stages.running.screen import Console
 from stages.running.signals import stop_on_signals
 from stages.running.state import States
 from stages.sharded import Maker, ShardedStage, make_shard

@@ -2,13 +2,13 @@
 
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 
 from luss.errors import LussError
 from luss.files import is_disk_full
 from luss.progress import Interrupted, StopFlag
+from stages.running.screen import Console, end_standard_streams, hold_standard_streams
 
 # What shells report for a process that ended on Ctrl-C; schedulers and scripts tell it from a failure.
 EXIT_INTERRUPTED = 130
@@ -17,27 +17,32 @@ EXIT_USER_ERROR = 2
 
 def guarded(work: Callable[[], None]) -> int:
     """Runs a command and turns the errors that a person can mend into one message and an exit code."""
+    hold_standard_streams()
+    errors = Console(stderr=True)
     try:
         work()
     except LussError as error:
-        print(f"error: {error}", file=sys.stderr)
+        errors.write(f"error: {error}\n")
         return EXIT_USER_ERROR
     except (Interrupted, KeyboardInterrupt) as error:
-        print(f"stopped: {str(error) or 'interrupted'}; run the same command to continue", file=sys.stderr)
+        errors.write(f"stopped: {str(error) or 'interrupted'}; run the same command to continue\n")
         return EXIT_INTERRUPTED
     except (OSError, RuntimeError) as error:
         if is_disk_full(error):
-            print(f"error: the disk is full ({error}): free some space and run the same command again", file=sys.stderr)
+            errors.write(f"error: the disk is full ({error}): free some space and run the same command again\n")
             return EXIT_USER_ERROR
         raise
+    finally:
+        end_standard_streams()
     return 0
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """A flag that SIGTERM, SIGUSR2 (a scheduler's warning) and Ctrl-C set; a second Ctrl-C stops at once.
+    """A flag that SIGTERM, SIGUSR2 (a scheduler's warning), SIGHUP (the terminal was closed) and Ctrl-C set; a second Ctrl-C stops at once.
 
-    In another thread than the main one, where Python handles no signals, nothing sets it.
+    A process that was started to ignore SIGHUP goes on ignoring it, as under nohup. In another thread than the main one, where Python handles
+    no signals, nothing sets it.
     """
     stop = StopFlag()
     if threading.current_thread() is not threading.main_thread():
@@ -51,7 +56,9 @@ def stop_on_signals() -> Iterator[StopFlag]:
         if not stop or number == signal.SIGUSR2:
             stop.set(f"{signal.Signals(number).name} received")
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)}
+    heard = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2]
+    heard += [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else []
+    previous = {number: signal.signal(number, ask) for number in heard}
     try:
         yield stop
     finally:
