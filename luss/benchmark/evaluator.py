@@ -22,6 +22,7 @@ from luss.benchmark.levels import DEFAULT_THRESHOLDS
 from luss.benchmark.matching import load_matching
 from luss.benchmark.metrics import MatchingChoice, Metrics, evaluate, fixed_matching
 from luss.benchmark.worker import CountTask, count_chunk, start_worker
+from luss.data.worker_faults import starting_workers
 from luss.errors import LussError
 
 _CHUNK = 32
@@ -186,9 +187,10 @@ def _run(task: CountTask, pairs: list[Pair], workers: int) -> Iterator[tuple[lis
         return
     # "spawn": forking a process that has threads (torch, BLAS) can hang it.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(task,))
+    with starting_workers(workers, "the evaluation's workers", alone=1):
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(task,))
     try:
-        with _signals_blocked():
+        with _signals_blocked(), starting_workers(workers, "the evaluation's workers", alone=1):
             results = pool.map(count_chunk, chunks)
         yield from zip(chunks, results, strict=True)
     except BrokenProcessPool as error:
