@@ -79,7 +79,7 @@ def main(options: argparse.Namespace) -> None:
             console.print("  ".join(filter(None, cells)), markup=False, highlight=False, soft_wrap=True)
 
     try:
-        (preview if options.dry_run else submit)(order, tell)
+        (preview if options.dry_run else submit)(order, tell, lambda text: console.print(text, soft_wrap=True))
     finally:
         # Also of a submission that broke off: its jobs are queued.
         if table.row_count and (order.cluster == "slurm" or options.dry_run):
