@@ -3,13 +3,12 @@
 import os
 from pathlib import Path
 
-from rich.console import Console
-
 from luss.config import load_config
 from luss.errors import LussError
 from luss.settings import RunSettings
 from stages.running.preflight import preflight
 from stages.running.runner import run_stages, select
+from stages.running.screen import Console
 
 Config = str | os.PathLike[str] | RunSettings
 """A YAML file, or settings that are loaded already."""

@@ -73,8 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         command.arguments(parsers.add_parser(name, help=command.HELP, description=command.HELP, formatter_class=raw))
-    options = parsed(parser, parsers.choices, sys.argv[1:] if arguments is None else arguments)
-    return guarded(lambda: COMMANDS[options.command].main(options))
+
+    def work() -> None:
+        options = parsed(parser, parsers.choices, sys.argv[1:] if arguments is None else arguments)
+        COMMANDS[options.command].main(options)
+
+    return guarded(work)
 
 
 if __name__ == "__main__":

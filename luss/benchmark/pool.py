@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from luss.benchmark.worker import start_worker, work_on
+from luss.data.worker_faults import starting_workers
 from luss.errors import LussError
 
 _CHUNK = 32
@@ -30,7 +31,7 @@ def in_chunks(
         The items of each chunk and what the task gave of them, in the order of the items whatever the number of workers.
 
     Raises:
-        LussError: A process died.
+        LussError: A process died, or cannot be started.
     """
     workers = min(workers, max(1, len(items) // IMAGES_A_WORKER))
     size = max(1, min(_CHUNK, len(items) // (4 * workers)))
@@ -40,9 +41,10 @@ def in_chunks(
         return
     # "spawn": forking a process that has threads (torch, BLAS) can hang it.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(task,))
+    with starting_workers(workers, "the evaluation's workers", alone=1):
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(task,))
     try:
-        with _signals_blocked():
+        with _signals_blocked(), starting_workers(workers, "the evaluation's workers", alone=1):
             results = pool.map(work_on, chunks)
         yield from zip(chunks, results, strict=True)
     except BrokenProcessPool as error:
@@ -56,8 +58,8 @@ def in_chunks(
 
 @contextlib.contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Ctrl-C and a scheduler's warning reach the whole process group: workers started in here inherit the mask and leave them to this process."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2})
+    """What asks to stop reaches the whole process group: workers started in here inherit the mask and leave it to this process."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR2, signal.SIGHUP})
     try:
         yield
     finally:

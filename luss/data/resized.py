@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from luss.data.images import UnreadableImage
 from luss.data.manifest import Manifest
 from luss.data.views import ImageSource, cut
-from luss.data.workers import initialise_worker
+from luss.data.workers import load_batches
 from luss.settings import ExtractFeaturesSettings, WholeImageSettings
 
 
@@ -128,7 +128,7 @@ def resized_batches(
 
     batches = shape_batches([size_of(index) for index in indices], indices, settings.batch_size)
     dataset = _ResizedDataset(manifest, size_of, max_pixels, nearest_multiple(settings.short_side, multiple), False)
-    yield from _loader(dataset, batches, settings.workers)
+    yield from load_batches(dataset, batches, workers=settings.workers, collate=_collate)
 
 
 def cropped_batches(
@@ -141,10 +141,4 @@ def cropped_batches(
     size, crop = settings.batch_size, nearest_multiple(settings.crop, multiple)
     batches = [list(indices[start : start + size]) for start in range(0, len(indices), size)]
     dataset = _ResizedDataset(manifest, lambda index: (crop, crop), max_pixels, settings.resize, True)
-    yield from _loader(dataset, batches, settings.workers)
-
-
-def _loader(dataset: _ResizedDataset, batches: list[list[int]], workers: int) -> Iterator[ResizedBatch]:
-    yield from DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, collate_fn=_collate, worker_init_fn=initialise_worker
-    )
+    yield from load_batches(dataset, batches, workers=settings.workers, collate=_collate)

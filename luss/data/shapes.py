@@ -21,6 +21,7 @@ from PIL import Image
 
 from luss.data.imagenet_s import MASK_FOLDER_SUFFIX, write_mask
 from luss.data.shapes_drawing import CATEGORIES, Drawing, draw_shape
+from luss.data.worker_faults import starting_workers
 from luss.errors import LussError
 from luss.files import read_json, remove_dead, temporary_beside, write_json
 from luss.refusals import refusals_named
@@ -175,7 +176,9 @@ def _write_all(folder: Path, parameters: _Parameters, workers: int) -> None:
         # Spawned, not forked: the caller may hold torch's threads, and a fork of those can hang.
         # Ctrl-C reaches the whole process group: workers that died of it would leave the pool waiting.
         spawned, ignored = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
-        with ProcessPoolExecutor(workers, spawned, signal.signal, ignored) as pool:
+        with starting_workers(workers, "data.workers"):
+            pool = ProcessPoolExecutor(workers, spawned, signal.signal, ignored)
+        with pool:
             for _ in pool.map(write, _jobs(parameters), chunksize=32):
                 pass
     (folder / "categories.txt").write_text("".join(f"{name}\n" for name in CATEGORIES), encoding="utf-8")

@@ -6,6 +6,7 @@ part, are kept between tries and taken over from the old report while the result
 
 import hashlib
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from luss import __version__
 from luss.errors import LussError
@@ -121,6 +123,8 @@ def _data(
             "name": source.settings.name,
             "identity": source.stages["cluster"].identity if source.has("cluster") else source.settings.name,
             "folder": str(source.folder),
+            # In commands to copy.
+            "typed": shlex.quote(str(source.folder)),
             "data": source.settings.data.root,
             "images": _part(problems, "images", lambda: num_images(source)),
             "made": time.strftime("%Y-%m-%d %H:%M"),
@@ -189,7 +193,7 @@ def _contact_sheets(source: ReportSource, folder: Path) -> list[dict[str, str]]:
         if path.is_file():
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, folder / name)
-            found.append({"file": f"figures/{name}", "title": title})
+            found.append({"file": f"figures/{quote(name)}", "title": title})
     return found
 
 

@@ -96,10 +96,15 @@ def problems(settings: Any, prefix: str = "") -> Iterator[str]:
     yield from (f"{prefix}{problem}" for problem in getattr(settings, "problems", list)())
 
 
+def holds_control(text: str) -> bool:
+    """Whether there is a control character, such as a line end, which no name needs."""
+    return any(unicodedata.category(sign) == "Cc" for sign in text)
+
+
 def _wrong(key: str, value: Any, rule: Rule | None) -> Iterator[str]:
     texts = [text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)]
     # A newline in a name that goes into a job script would be a command.
-    if any(unicodedata.category(sign) == "Cc" for text in texts for sign in text):
+    if any(map(holds_control, texts)):
         yield f"{key} is {value!r}: it holds a control character"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{key} is {value!r}: it must be a finite number"

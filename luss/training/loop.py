@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from luss import processes
 from luss.data.order import RemainingBatches
-from luss.data.workers import initialise_worker
+from luss.data.workers import load_batches
 from luss.errors import LussError
 from luss.progress import Interrupted, Reporter, StopFlag
 from luss.settings import TrainSettings
@@ -154,7 +154,7 @@ class Trainer:
         """
         job, settings = self.job, self.job.settings
         self._announce()
-        batches = iter(self._loader() if self.step < self.num_steps else ())
+        batches = self._batches()
         clock = _Clock()
         self.model.train()
         while self.step < self.num_steps:
@@ -249,7 +249,7 @@ class Trainer:
             f"{self.precision.name} on {self.job.device}"
         )
 
-    def _loader(self) -> DataLoader[Any]:
+    def _batches(self) -> Iterator[Any]:
         job, settings = self.job, self.job.settings
         order = RemainingBatches(
             len(job.dataset),
@@ -262,16 +262,14 @@ class Trainer:
             first_step=self.step,
         )
         dataset: Dataset[Any] = job.dataset  # type: ignore[assignment]
-        return DataLoader(
+        return load_batches(
             dataset,
-            batch_sampler=order,
-            num_workers=settings.workers,
-            collate_fn=job.dataset.collate,
+            order,
+            workers=settings.workers,
+            collate=job.dataset.collate,
+            setting=f"{job.key}.workers",
             pin_memory=job.device.type == "cuda",
-            worker_init_fn=initialise_worker,
-            prefetch_factor=4 if settings.workers else None,
-            # The loader draws a seed for its workers; from the global generator, a resume would shift the model's own draws.
-            generator=torch.Generator(),
+            prefetch=4,
         )
 
 

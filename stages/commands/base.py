@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
+from stages.running.screen import Console
 
 SECONDS = 20.0
 """Between two lines about progress, where there is no terminal."""
@@ -67,7 +67,7 @@ def tell_changed(run_folder: Path, console: Console) -> None:
     from stages.parts.images import changed_since_listed
 
     if sentence := changed_since_listed(run_folder):
-        console.print(f"warning: {sentence}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
 
 
 def now_and_then(console: Console, what: str, *, at_end: bool = False) -> Callable[[int, int], None]:
@@ -78,7 +78,7 @@ def now_and_then(console: Console, what: str, *, at_end: bool = False) -> Callab
         nonlocal last
         if time.monotonic() - last > SECONDS or (at_end and done == total):
             last = time.monotonic()
-            console.print(f"{what} {done} of {total} images", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"{what} {done} of {total} images", soft_wrap=True)
 
     return show
 

@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from luss.errors import LussError
 from stages.commands.base import run_argument
 from stages.commands.evaluate import parse_thresholds
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.settings import RunSettings
@@ -80,7 +79,7 @@ def main(options: argparse.Namespace) -> None:
         if name not in chosen:
             continue
         if own is None:
-            console.print(f"{name}: left out, it needs --weights timm, timm:NAME or FILE", highlight=False)
+            console.print(f"{name}: left out, it needs --weights timm, timm:NAME or FILE")
             continue
         console.rule(f"the same stages over a backbone with {own} weights")
         other = sub_run(run, name, own)

@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from stages.commands.base import run_argument
+from stages.running.screen import Console
 
 HELP = "cancel everything that is queued or running for a run"
 arguments = run_argument
@@ -24,4 +23,4 @@ def main(options: argparse.Namespace) -> None:
         if ended
         else "nothing is queued or running"
     )
-    Console().print(said, highlight=False, soft_wrap=True)
+    Console().print(said, soft_wrap=True)

@@ -1,10 +1,10 @@
 """`luss config`: every setting of a configuration, resolved."""
 
 import argparse
-import sys
 
 from luss.config import load_config, to_yaml
 from stages.commands.base import config_arguments
+from stages.running.screen import Console
 
 HELP = "print every setting, resolved"
 arguments = config_arguments
@@ -12,4 +12,4 @@ arguments = config_arguments
 
 def main(options: argparse.Namespace) -> None:
     """Prints YAML."""
-    sys.stdout.write(to_yaml(load_config(options.config, options.words)))
+    Console().write(to_yaml(load_config(options.config, options.words)))

@@ -4,10 +4,9 @@ import argparse
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from luss.config import load_config
 from stages.commands.base import KEY_VALUE
+from stages.running.screen import Console
 
 HELP = "the embedded data set through every stage, and an untrained network beside it"
 
@@ -54,4 +53,4 @@ def main(options: argparse.Namespace) -> None:
         return
     print_results([run, floor], console)
     write_report(Path(run.output), Path(run.output) / "report", console)
-    console.print(f"demo finished in {time.monotonic() - started:.0f} s", highlight=False)
+    console.print(f"demo finished in {time.monotonic() - started:.0f} s")

@@ -8,13 +8,13 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from luss.errors import LussError
 from luss.files import write_json, write_text
 from stages.commands.base import now_and_then, num_cores
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.benchmark.metrics import Metrics

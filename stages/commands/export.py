@@ -11,11 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from luss.errors import LussError
 from luss.export import FORMATS, load_format
 from stages.commands.base import now_and_then, run_argument
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.benchmark.matching import Matching
@@ -256,4 +255,4 @@ def _matching(folder: Path, stage: str) -> "Matching | None":
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)

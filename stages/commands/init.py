@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from luss.config import nearest_config, shipped_configs
 from luss.errors import LussError
 from luss.files import create_text
+from stages.running.screen import Console
 
 HELP = "copy a configuration that luss brings into a file of your own, to edit"
 
@@ -35,6 +34,4 @@ def main(options: argparse.Namespace) -> None:
         raise LussError(f"{target} is there already: give another file, or move it away")
     Console().print(
         f"{target} holds the settings of {name}: edit it, then give it in place of the name",
-        markup=False,
-        highlight=False,
     )

@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from luss.errors import LussError
 from stages.commands.base import run_argument
+from stages.running.screen import Console
 
 if TYPE_CHECKING:  # they import HDF5, which reading the command line does not need
     from luss.labels.layers import Edits, Layer
@@ -102,15 +101,15 @@ def _move(store: LabelStore, options: argparse.Namespace) -> Layer:
 
 def _report(console: Console, before: Layer, layer: Layer, notes: list[str]) -> None:
     for note in notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}", style="yellow", soft_wrap=True)
     if layer.number == before.number:
-        console.print("nothing changes: the labels are like that already", highlight=False)
+        console.print("nothing changes: the labels are like that already")
     elif layer.number:
-        console.print(f"layer {layer.number} is the current one (before: {before.number})", highlight=False)
+        console.print(f"layer {layer.number} is the current one (before: {before.number})")
     else:
-        console.print(f"the labels are as stored again (before: layer {before.number})", highlight=False)
+        console.print(f"the labels are as stored again (before: layer {before.number})")
     if layer.identity != before.identity:
-        console.print("fine-tuning and what follows will run anew on these labels", highlight=False)
+        console.print("fine-tuning and what follows will run anew on these labels")
 
 
 def _print(console: Console, store: LabelStore, *, full: bool) -> None:
@@ -118,7 +117,6 @@ def _print(console: Console, store: LabelStore, *, full: bool) -> None:
     console.print(
         f"{facts['images']} images, {facts['clusters']} of {store.num_clusters} clusters in use, threshold "
         f"{facts['threshold']:.4g} ({facts['threshold_source']}), layer {facts['layer']}",
-        highlight=False,
     )
     if not full:
         return
@@ -139,7 +137,7 @@ def _clusters(store: LabelStore) -> Table:
             what = f"is {merged[cluster]}"
         else:
             what = f"with {', '.join(members)}" if members else ""
-        table.add_row(str(cluster), escape(store.names.get(cluster, "")), what)
+        table.add_row(str(cluster), store.names.get(cluster, ""), what)
     return table
 
 

@@ -1,12 +1,12 @@
 """`luss logs`: what a stage's job has printed."""
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 from luss.errors import LussError
 from stages.commands.base import run_argument
+from stages.running.screen import Console
 
 HELP = "print the log of a stage's job"
 
@@ -36,16 +36,18 @@ def main(options: argparse.Namespace) -> None:
         raise LussError(
             f"{options.stage} of {options.run} has printed nothing yet: `luss status {options.run}` says why"
         )
+    console, notes = Console(), Console(stderr=True)
     if len(files) > 1:
-        print(f"# other processes: {', '.join(map(str, files[1:]))}", file=sys.stderr)
-    print(f"# {files[0]}", file=sys.stderr)
-    position = _print_from(files[0], 0)
-    while options.follow and _alive(options):
+        notes.write(f"# other processes: {', '.join(map(str, files[1:]))}\n")
+    notes.write(f"# {files[0]}\n")
+    position = _print_from(files[0], 0, console)
+    # Once nobody reads, there is nothing more to do.
+    while options.follow and not console.quiet and _alive(options):
         until = time.monotonic() + _ASK_SECONDS
-        while time.monotonic() < until:
+        while time.monotonic() < until and not console.quiet:
             time.sleep(_POLL_SECONDS)
-            position = _print_from(files[0], position)
-    _print_from(files[0], position)
+            position = _print_from(files[0], position, console)
+    _print_from(files[0], position, console)
 
 
 def _find(options: argparse.Namespace) -> list[Path]:
@@ -85,10 +87,9 @@ def _alive(options: argparse.Namespace) -> bool:
     return record is not None and any(state.alive for state in task_states(record.jobs).values())
 
 
-def _print_from(path: Path, position: int) -> int:
+def _print_from(path: Path, position: int, console: Console) -> int:
     """Prints what has come since `position`; returns the new one."""
     with open(path, "rb") as file:
         file.seek(position)
-        sys.stdout.write(file.read().decode(errors="replace"))
-        sys.stdout.flush()
+        console.write(file.read().decode(errors="replace"))
         return file.tell()

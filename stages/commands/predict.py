@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from luss.errors import LussError
 from luss.export import PREDICTED
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.data.walk import Met
@@ -98,14 +98,14 @@ def main(options: argparse.Namespace) -> None:
         if not folder.start:
             folder.save(0, {})
         named = f"{options.images[0]}" + (f" and {len(options.images) - 1} more" if options.images[1:] else "")
-        console.print(f"listing the images of {named}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"listing the images of {named}", soft_wrap=True)
         try:
             with contextlib.closing(ConsoleReporter("predict", out, console=console)) as reporter:
                 images = _list_images(segmenter, folder, root, names, options, stop, reporter)
                 sentence = _segment(segmenter, folder, images, options, stop, reporter)
         finally:
             (out / PROGRESS).unlink(missing_ok=True)
-    console.print(sentence, highlight=False, soft_wrap=True)
+    console.print(sentence, soft_wrap=True)
 
 
 def image_source(images: Sequence[Path], out: Path) -> tuple[Path, Names]:
@@ -152,7 +152,7 @@ def _rename(segmenter: "Segmenter", path: Path, console: Console) -> None:
     edits = read_edits(path)
     segmenter.given_names |= check_names(edits.names, segmenter.num_clusters, source=str(path))
     if edits.merge or edits.drop:
-        console.print(f"{path}: only the names are used here; `luss labels` merges and drops", highlight=False)
+        console.print(f"{path}: only the names are used here; `luss labels` merges and drops")
 
 
 def _identity(segmenter: "Segmenter", root: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -281,4 +281,4 @@ def _print_table(classes: list[dict[str, Any]], console: Console) -> None:
         table.add_row(str(entry["id"]), entry["name"], entry["colour"], *numbers)
     console.print(table)
     if len(found) > _SHOWN_CLASSES:
-        console.print(f"and {len(found) - _SHOWN_CLASSES} more, all of them in summary.json", highlight=False)
+        console.print(f"and {len(found) - _SHOWN_CLASSES} more, all of them in summary.json")

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from luss.errors import LussError
 from luss.files import remove_leftovers, replacing
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.data.imagenet_s_build import Built, Missing
@@ -96,13 +96,13 @@ def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> N
     for one in built:
         kind = f"{one.num_made} files made now" if one.num_made else "nothing was to be done"
         for line in (f"{one.name}: {kind}; data.root={one.folder}", *one.notes):
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(line, soft_wrap=True)
     if missing.count:
         console.print(
             f"missing, the first {len(missing.first)} of {missing.count}; all are in {missing.path}:", soft_wrap=True
         )
         for line in missing.first:
-            console.print(f"  {line}", highlight=False, soft_wrap=True)
+            console.print(f"  {line}", soft_wrap=True)
     if unlike := [one.name for one in built if not one.as_published]:
         reasons = [f"{missing.count} files or folders are missing"] if missing.count else []
         if any(count.expected != count.found for one in built for count in one.counts):
@@ -148,6 +148,6 @@ def _shown(console: Console, title: str) -> Iterator[Callable[[str, int, int], N
                 tasks[part] = bar.add_task(f"{title} {part}", total=total)
             bar.update(tasks[part], completed=done)
             if not console.is_terminal and done == total:
-                console.print(f"{title}: {part}", highlight=False)
+                console.print(f"{title}: {part}")
 
         yield show

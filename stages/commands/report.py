@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from luss.errors import LussError
 from luss.files import read_json
 from stages.commands.base import num_cores
+from stages.running.screen import Console
 
 if TYPE_CHECKING:
     from luss.data.imagenet_s import Layout
@@ -78,16 +77,16 @@ def write_dataset_report(layout: "Layout", out: Path, console: Console, *, worke
         raise LussError(f"the number of workers must be at least 1, not {workers}")
     with _shown(console) as show:
         summary = build_dataset_report(layout, out, workers=workers, on_progress=show)
-    table = Table("split", title_justify="left", title=escape(str(layout.root)))
+    table = Table("split", title_justify="left", title=str(layout.root))
     for heading in ("images", "categories", "masks"):
         table.add_column(heading, justify="right")
     for row in read_json(summary.statistics)["splits"]:
-        table.add_row(escape(row["split"]), *(f"{row[name]:,}" for name in ("images", "categories", "masks")))
+        table.add_row(row["split"], *(f"{row[name]:,}" for name in ("images", "categories", "masks")))
     console.print(table)
     for problem in summary.problems:
-        console.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"left out: {problem}", soft_wrap=True)
     for path in (summary.statistics, summary.page):
-        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
 def write_report(
@@ -106,11 +105,11 @@ def write_report(
             source, out, max_clusters=max_clusters, images_per_cluster=images_per_cluster, on_progress=show
         )
     for problem in summary.problems:
-        console.print(f"left out: {problem}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"left out: {problem}", soft_wrap=True)
     size = summary.num_bytes / 1e6
     text = f"{summary.num_clusters} clusters with pictures ({summary.num_drawn} drawn now), {size:.1f} MB"
-    console.print(text, highlight=False)
-    console.print(f"open {summary.page} in a browser", highlight=False, markup=False, soft_wrap=True)
+    console.print(text)
+    console.print(f"open {summary.page} in a browser", soft_wrap=True)
 
 
 @contextlib.contextmanager

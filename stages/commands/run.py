@@ -1,13 +1,11 @@
 """`luss run`: every stage that is not done."""
 
 import argparse
-import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from luss.config import load_config, to_yaml
 from stages.commands.base import KEY_VALUE, config_arguments, tell_changed
+from stages.running.screen import Console
 
 HELP = "run every stage that is not done"
 
@@ -43,9 +41,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Checks, runs, and prints the results."""
-    run = load_config(options.config, options.words)
+    run, console = load_config(options.config, options.words), Console()
     if options.print_config:
-        sys.stdout.write(to_yaml(run))
+        console.write(to_yaml(run))
         return
     from stages.pipeline import MANIFEST
     from stages.running.preflight import check_sizes, preflight, warn_of_absent
@@ -53,7 +51,6 @@ def main(options: argparse.Namespace) -> None:
     from stages.running.runner import run_stages, select
     from stages.running.state import States
 
-    console = Console()
     chosen = select(run, until=options.until, only=options.only, force=options.force)
     preflight(run, console)
     if options.dry_run:

@@ -52,12 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsers = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
     for name, stage in STAGES.items():
         _arguments(parsers.add_parser(name, help=str(stage.__doc__).splitlines()[0]), stage)
-    options = parsed(parser, parsers.choices, sys.argv[1:] if arguments is None else arguments)
-    stage, shards = STAGES[options.command], getattr(options, "shard", [])
-    if shards and options.force:
-        parsers.choices[stage.name].error("--force runs the whole stage anew: leave out --shard")
 
     def work() -> None:
+        options = parsed(parser, parsers.choices, sys.argv[1:] if arguments is None else arguments)
+        stage, shards = STAGES[options.command], getattr(options, "shard", [])
+        if shards and options.force:
+            parsers.choices[stage.name].error("--force runs the whole stage anew: leave out --shard")
         run = load_config(options.config, options.words)
         if shards:
             run_shards(run, stage, shards)

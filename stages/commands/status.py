@@ -3,10 +3,9 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from luss.errors import LussError
 from stages.commands.base import run_argument, tell_changed
+from stages.running.screen import Console
 
 HELP = "state of every stage of a run; of submitted ones also the jobs, and what to do next"
 arguments = run_argument
@@ -14,7 +13,7 @@ arguments = run_argument
 
 def main(options: argparse.Namespace) -> None:
     """Prints a table; where jobs were submitted, also their states and the next step."""
-    from stages.jobs.queue import next_step, summary, view_queue
+    from stages.jobs.queue import next_step, summary, view_queue, why_waiting
     from stages.pipeline import stages_of
     from stages.running.results import settings_of_run, status_table
     from stages.running.state import States
@@ -23,15 +22,17 @@ def main(options: argparse.Namespace) -> None:
     folder = Path(run.output)
     # Looked at once, for the table and for what to do next.
     states, own = States(run), stages_of(run)
-    queue, advice = {}, ""
+    queue: dict[str, str] = {}
+    advice: list[str] = []
     try:
         view = view_queue(folder, list(own))
         queue = {stage: summary(list(view.of(stage).values())) for stage in view.records}
         if view.records:
-            advice = next_step(folder, {name: states.of(stage) for name, stage in own.items()}, view)
+            disk = {name: states.of(stage) for name, stage in own.items()}
+            advice = [*why_waiting(view), next_step(folder, disk, view)]
     except LussError as error:
-        advice = f"the queue cannot be asked: {error}"
+        advice = [f"the queue cannot be asked: {error}"]
     console.print(status_table(states, set(), queue=queue))
     tell_changed(folder, console)
-    if advice:
-        console.print(advice, highlight=False, markup=False, soft_wrap=True)
+    for line in advice:
+        console.print(line, soft_wrap=True)

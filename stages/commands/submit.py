@@ -4,12 +4,12 @@ import argparse
 import shlex
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from luss.config import load_config
 from stages.commands.base import KEY_VALUE, config_arguments
 from stages.jobs.source import CHOICES
+from stages.running.screen import Console
 
 HELP = "submit every stage that is neither done nor queued to SLURM"
 
@@ -74,18 +74,18 @@ def main(options: argparse.Namespace) -> None:
         cells = (row.stage, row.job, row.shards, row.resources, row.log)
         table.add_row(*cells)
         if text:
-            console.print(f"# ---- {row.stage}\n{text}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"# ---- {row.stage}\n{text}", soft_wrap=True)
         if order.cluster != "slurm" and not options.dry_run:
-            console.print("  ".join(filter(None, cells)), markup=False, highlight=False, soft_wrap=True)
+            console.print("  ".join(filter(None, cells)), soft_wrap=True)
 
     try:
-        (preview if options.dry_run else submit)(order, tell)
+        (preview if options.dry_run else submit)(order, tell, lambda text: console.print(text, soft_wrap=True))
     finally:
         # Also of a submission that broke off: its jobs are queued.
         if table.row_count and (order.cluster == "slurm" or options.dry_run):
             console.print(table)
     if not options.dry_run and order.cluster == "slurm":
-        console.print(f"luss status {run.output} says how far it is", highlight=False)
+        console.print(f"luss status {run.output} says how far it is")
 
 
 def _again(options: argparse.Namespace) -> str:

@@ -4,11 +4,11 @@ import argparse
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from luss.errors import LussError
 from stages.commands.base import run_argument
+from stages.running.screen import Console
 
 HELP = "read every product of a run and compare it with its checksum"
 
@@ -50,10 +50,10 @@ def main(options: argparse.Namespace) -> None:
     console.print(table)
     for name, problems in damaged.items():
         for problem in problems:
-            console.print(problem, highlight=False, markup=False, soft_wrap=True)
+            console.print(problem, soft_wrap=True)
         if problems:
             advice = f"{name}: put sound copies in their place, or make it anew: luss run CONFIG --force {name}"
-            console.print(advice, highlight=False, markup=False, soft_wrap=True)
+            console.print(advice, soft_wrap=True)
     if any(damaged.values()):
         raise SystemExit(1)
 

@@ -31,6 +31,7 @@ from luss.config import load_config, to_yaml
 from luss.errors import LussError
 from luss.files import write_text
 from luss.progress import Interrupted
+from luss.settings.fields import holds_control
 from stages.jobs.plan import Order, Step, Submission
 from stages.jobs.queue import has_slurm, is_preempted
 from stages.jobs.records import Job, job_name, jobs_folder
@@ -94,8 +95,8 @@ class StageJob:
 
 
 def _comes_again(reason: str) -> bool:
-    """Whether the job is to be queued again: not when a person has cancelled it, which SIGTERM alone means but in a pre-emption."""
-    if signal.SIGTERM.name not in reason and signal.SIGINT.name not in reason:
+    """Whether the job is to be queued again: not when a person has ended it, which SIGTERM alone means but in a pre-emption."""
+    if not any(number.name in reason for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)):
         return True
     return "SLURM_JOB_ID" in os.environ and is_preempted(os.environ["SLURM_JOB_ID"])
 
@@ -119,17 +120,48 @@ class Row:
     log: str = ""
 
 
-def submit(order: Order, tell: Callable[[Row], None]) -> None:
+def _check_script(order: Order) -> None:
+    """Makes sure that every name in a job script stays in its line; settings and words of the command line were looked at when they were read.
+
+    submitit and this module put all of them in quotes, but quotes do not keep a line end from ending a comment of SLURM's.
+
+    Raises:
+        LussError: One holds a control character.
+    """
+    if order.cluster != "slurm":
+        return
+    names = {
+        "the working folder": str(Path.cwd()),
+        "the run's folder": str(Path(order.run.output).absolute()),
+        "the folder of the source": str(package_folders()["luss"].parent),
+        "Python's path": sys.executable,
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
+    for what, name in names.items():
+        if holds_control(name):
+            raise LussError(
+                f"{what} {name!r} holds a control character, which a job script cannot have: use another one"
+            )
+
+
+def _unheard(note: str) -> None:
+    """Nobody listens."""
+
+
+def submit(order: Order, tell: Callable[[Row], None], note: Callable[[str], None] = _unheard) -> None:
     """Submits every stage that is neither done nor queued, and tells of each in order.
 
-    On `local` and `debug`, where nothing queues, waits for each.
+    On `local` and `debug`, where nothing queues, waits for each. `note` is told what was lowered to what the machines have.
 
     Raises:
         LussError: Settings, data or resources that cannot be; jobs of other settings are queued; the scheduler refuses.
     """
     if order.cluster == "slurm" and not has_slurm():
         raise LussError("SLURM is not here: submit from a login node, or use --cluster local")
+    _check_script(order)
     submission = Submission(order)
+    for line in submission.notes:
+        note(line)
     launcher = _Launcher(order, submission.folder)
     with submission.opened():
         for step in submission.steps():
@@ -142,13 +174,16 @@ def submit(order: Order, tell: Callable[[Row], None]) -> None:
             launcher.wait(step)
 
 
-def preview(order: Order, tell: Callable[[Row, str], None]) -> None:
+def preview(order: Order, tell: Callable[[Row, str], None], note: Callable[[str], None] = _unheard) -> None:
     """What `submit` would do, told with the sbatch file of every job; changes nothing.
 
     Raises:
         LussError: As `submit`, but for the scheduler.
     """
+    _check_script(order)
     submission = Submission(order)
+    for line in submission.notes:
+        note(line)
     launcher = _Launcher(order, submission.folder, dry=True)
     for step in submission.steps(dry=True):
         if step.kind is None:
@@ -279,17 +314,9 @@ def _slurm_parameters(
         # Since SLURM 22.05 srun no longer takes the number of CPUs from sbatch: each process would get one.
         "srun_args": [f"--cpus-per-task={resources.cpus_per_task}", f"--wait={_WAIT_SECONDS}"],
         # Without the second a job whose predecessor failed waits for ever.
-        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", "chdir": _working_folder()},
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes", "chdir": str(Path.cwd())},
         **{name: value or None for name, value in wishes.items()},
     }
-
-
-def _working_folder() -> str:
-    """Raises LussError where its name would end a line of the job script, and begin a command."""
-    folder = str(Path.cwd())
-    if any(sign < " " for sign in folder):
-        raise LussError(f"the working folder {folder!r} has a control character in its name: submit from another one")
-    return folder
 
 
 def _last_line(error: BaseException) -> str:

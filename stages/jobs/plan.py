@@ -3,15 +3,17 @@
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from luss.errors import LussError
 from luss.settings import RunSettings
 from stages.base import AnyStage
+from stages.jobs.partitions import ask_machines, fitted
 from stages.jobs.queue import QueueView, TaskState, cancel_tasks, unrecorded, view_queue
 from stages.jobs.records import Job, Kind, StageJobs, spread, write_jobs
-from stages.jobs.resources import Resources, on_this_machine, resources_of
+from stages.jobs.resources import Resources, chosen_fields, on_this_machine, resources_of
 from stages.jobs.source import CodeChoice
 from stages.pipeline import MANIFEST, STAGES
 from stages.running.folder import StageFolder
@@ -96,11 +98,47 @@ class Submission:
         self.fresh: set[str] = set()
         self.queue = QueueView({}, {})
         self._look()
+        names = [stage.name for stage in self.stages]
+        forced = names[names.index(order.force) :] if order.force else []
+        todo = [stage for stage in self.stages if stage.name in forced or self.kind(stage) != "done"]
+        # What was lowered, in words.
+        self.notes = [] if self.here or not todo else self._fit(todo, order.words)
+        self._todo = [stage.name for stage in todo]
         self._check_processes()
 
     def _check_processes(self) -> None:
-        trained = [stage.name for stage in self.stages if self.kind(stage) != "done"]
-        check_processes(States(self.run).run, {name: self.resources[name].num_tasks for name in trained})
+        check_processes(States(self.run).run, {name: self.resources[name].num_tasks for name in self._todo})
+
+    def _fit(self, stages: list[AnyStage], words: Mapping[str, Any]) -> list[str]:
+        """Lowers what nobody chose to what the machines of a job's partition have.
+
+        Raises:
+            LussError: No machine has what somebody chose.
+        """
+        try:
+            machines = ask_machines()
+        except LussError as error:
+            return [f"what the machines have is not known ({error}): jobs that ask for more would wait for ever"]
+        notes = []
+        for stage in stages:
+            on_cpus = resources_of(self.run, stage, {**words, "gpus_per_node": 0})
+            self.resources[stage.name], note = fitted(
+                stage.name,
+                self.resources[stage.name],
+                machines,
+                chosen=chosen_fields(self.run, stage, words),
+                cpu_tasks=on_cpus.num_tasks // on_cpus.nodes,
+                divides=partial(self._divides, stage.name),
+            )
+            notes += [note] if note else []
+        return notes
+
+    def _divides(self, name: str, processes: int) -> bool:
+        try:
+            check_processes(States(self.run).run, {name: processes})
+        except LussError:
+            return False
+        return True
 
     def _look(self) -> None:
         self.queue, states = view_queue(self.folder, list(STAGES)), States(self.run)

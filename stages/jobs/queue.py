@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from luss.errors import LussError
+from stages.jobs.reasons import is_final, meaning
 from stages.jobs.records import Job, StageJobs, job_name, read_jobs
 from stages.running.state import StageState
 
@@ -164,7 +165,7 @@ def cancel_tasks(ids: Sequence[str]) -> None:
     Raises:
         LussError: SLURM refuses.
     """
-    _run("scancel", *ids)
+    slurm("scancel", *ids)
 
 
 def is_preempted(job_id: str) -> bool:
@@ -180,14 +181,19 @@ def _ask(*command: str) -> str:
         LussError: SLURM is not here, or does not answer.
     """
     try:
-        return _run(*command)
+        return slurm(*command)
     except LussError as error:
         if not re.search(_KNOWS_NOTHING, str(error), re.IGNORECASE):
             raise
         return ""
 
 
-def _run(*command: str) -> str:
+def slurm(*command: str) -> str:
+    """What one of SLURM's commands prints.
+
+    Raises:
+        LussError: It is not here, does not answer, or refuses.
+    """
     if shutil.which(command[0]) is None:
         raise LussError(f"{command[0]} is not here: run this where SLURM's commands are, on a login node")
     try:
@@ -218,6 +224,15 @@ def summary(states: Sequence[TaskState]) -> str:
             number = f" {counts[kind]}" if len(states) > 1 else ""
             parts.append(f"{kind}{number}" + (f" ({', '.join(details)})" if details else ""))
     return ", ".join(parts)
+
+
+def why_waiting(queue: "QueueView") -> list[str]:
+    """A sentence for each reason why jobs wait, such as "Priority (pretrain): other jobs come before it"."""
+    stages: dict[str, list[str]] = {}
+    for stage in queue.records:
+        for reason in sorted({state.detail for state in queue.of(stage).values() if state.alive and state.detail}):
+            stages.setdefault(reason, []).append(stage)
+    return [f"{reason} ({', '.join(names)}): {words}" for reason, names in stages.items() if (words := meaning(reason))]
 
 
 @dataclass(frozen=True)
@@ -265,9 +280,15 @@ def next_step(run_folder: Path, disk: Mapping[str, StageState], queue: QueueView
             continue
         tasks = queue.of(stage)
         bad = [kind for kind in _BAD if any(task.kind == kind for task in tasks.values())]
+        record = queue.records.get(stage)
+        final = sorted({task.detail for task in tasks.values() if task.kind == "pending" and is_final(task.detail)})
+        if record is not None and final and not bad:
+            return (
+                f"next: {stage} waits for ever ({final[0]}: {meaning(final[0])}): `luss cancel {run_folder}`, then {record.command} with "
+                f"other --partition, --gpus-per-node or resources.{stage}"
+            )
         if queue.alive(stage) and not bad:
             return f"next: nothing to do; `luss logs {run_folder} {stage} --follow` shows {stage} at work"
-        record = queue.records.get(stage)
         command = record.command if record else "luss run CONFIG.yaml, or luss submit CONFIG.yaml"
         if bad:
             return f"next: {stage}: {_ADVICE[bad[0]].format(stage=stage, run=run_folder)}; then {command}"

@@ -93,6 +93,19 @@ def resources_of(run: RunSettings, stage: AnyStage, words: Mapping[str, Any]) ->
     return Resources(**found)
 
 
+def chosen_fields(run: RunSettings, stage: AnyStage, words: Mapping[str, Any]) -> set[str]:
+    """The fields of `resources_of` that somebody has set; the others are what fits the stage."""
+    own, default = (run.resources.get(name) or ResourceSettings() for name in (stage.name, "default"))
+    found = set()
+    for entry in dataclasses.fields(ResourceSettings):
+        name = entry.name
+        said = [getattr(own, name)]
+        if name not in _SHAPE or stage.work == "trained":
+            said += [words.get(name), getattr(default, name)]
+        found |= {name} if any(value is not None for value in said) else set()
+    return found
+
+
 def on_this_machine(resources: Resources) -> Resources:
     """What there is of it here, where nothing can be asked for."""
     cores, gpus = os.cpu_count() or 1, min(resources.gpus_per_node, torch.cuda.device_count())

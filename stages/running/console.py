@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +20,7 @@ from rich.progress import (
 
 from luss.files import keep_lines, write_json
 from stages.running.folder import PROGRESS
+from stages.running.screen import Console
 
 _PLAIN_SECONDS = 20.0
 _HEARTBEAT_SECONDS = 5.0
@@ -78,8 +78,8 @@ class ConsoleReporter:
         self._first_done, self._first_time = done, time.monotonic()
         if not self.quiet and self.console.is_terminal:
             self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"), console=self.console,
+                TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}", markup=False), console=self.console,
             )  # fmt: skip
             self._task = self._bar.add_task(self.stage, total=total, completed=done, figures="")
             self._bar.start()
@@ -156,7 +156,7 @@ class ConsoleReporter:
         if self._log is not None:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
         if screen:
-            self.console.print(line, style=style or None, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(line, style=style or None, soft_wrap=True)
 
     def _heartbeat(self, *, force: bool = False) -> None:
         now = time.monotonic()

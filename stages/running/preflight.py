@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from luss.clustering.faiss_engine import faiss_is_installed
 from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
@@ -31,6 +29,7 @@ from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_s
 from stages.parts.train_semi import check_train_semi
 from stages.pipeline import CLUSTERS, DISTANCE_MATCHING, MANIFEST, PRETRAIN, STAGES, stages_of
 from stages.running.fitting import absent_folders, may_be_lowered, unfilled, without_absent
+from stages.running.screen import Console
 from stages.running.state import States
 
 
@@ -203,4 +202,4 @@ def _views(block: Any, prefix: str) -> Iterator[tuple[str, ViewSettings]]:
 
 
 def _warn(console: Console, text: str) -> None:
-    console.print(f"[yellow]warning:[/yellow] {text}", highlight=False)
+    console.print(f"warning: {text}", style="yellow")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from luss.config import load_config, load_run_config
@@ -15,6 +14,7 @@ from stages.parts.metrics import read_metrics
 from stages.pipeline import PROTOCOLS, STAGES, stages_of
 from stages.running.baselines import baseline_rows
 from stages.running.console import duration
+from stages.running.screen import Console
 from stages.running.state import States
 
 _NAMES = {
@@ -167,4 +167,4 @@ def print_results(runs: Sequence[RunSettings], console: Console) -> None:
         folder = Path(run.output)
         for title, pattern in _FILES:
             for path in sorted(folder.glob(pattern)):
-                console.print(f"{run.name} {title}: {path}", highlight=False, soft_wrap=True)
+                console.print(f"{run.name} {title}: {path}", soft_wrap=True)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from luss import processes
 from luss.data.skipped import SkippedFiles
@@ -24,6 +23,7 @@ from stages.running.lock import Waiting, run_lock, stage_lock
 from stages.running.preflight import check_sizes, warn_of_absent
 from stages.running.process import begin_piece, peak_memory_mb
 from stages.running.products import SMALL_BYTES, require_sound
+from stages.running.screen import Console
 from stages.running.signals import stop_on_signals
 from stages.running.state import StageState, States
 
@@ -126,7 +126,7 @@ def _run_one(
     if state.kind == "done" and not force:
         if first:
             StageFolder(stage, states.place(stage, stop)).tidy()
-            console.print(f"{stage.name}: done ({duration(state.seconds)})", highlight=False)
+            console.print(f"{stage.name}: done ({duration(state.seconds)})")
         return
     states.check(stage.name, stage.needs)
     require_sound(folder, [need.name for need in stage.needs], most_bytes=SMALL_BYTES)
@@ -143,7 +143,7 @@ def _run_one(
     context = StageContext(**vars(place), device=device, reporter=reporter, skipped=skipped)
     try:
         if first:
-            console.print(f"[bold]{stage.name}[/bold]", highlight=False)
+            console.print(stage.name, style="bold")
         figures = stage.run(context)
         meet()
         if first:
@@ -169,7 +169,7 @@ def _prepare(files: StageFolder, state: StageState, console: Console, *, force: 
     if state.kind == "stale" or (force and state.kind != "missing"):
         reason = state.detail if state.kind == "stale" else "forced"
         aside = files.set_aside()
-        console.print(f"{files.stage.name}: runs anew ({reason}); the old result is kept in {aside}", highlight=False)
+        console.print(f"{files.stage.name}: runs anew ({reason}); the old result is kept in {aside}")
     files.begin()
     _absorb_ranks(files.place.folder)
 

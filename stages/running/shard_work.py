@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from luss.data.skipped import SkippedFiles
 from luss.device import resolve_device
@@ -20,6 +19,7 @@ from stages.running.folder import StageFolder, read_progress
 from stages.running.lock import shard_lock
 from stages.running.process import begin_piece, peak_memory_mb
 from stages.running.products import SMALL_BYTES, require_sound
+from stages.running.screen import Console
 from stages.running.signals import stop_on_signals
 from stages.running.state import States
 from stages.sharded import Maker, ShardedStage, make_shard
@@ -67,12 +67,12 @@ class _ShardWork:
         """Makes one shard, whose lock is held, unless it is there."""
         name = self.stage.name
         if not self._begin():
-            self.console.print(f"{name}: done", highlight=False)
+            self.console.print(f"{name}: done")
             return
         plan = self.stage.plan(self.place)
         total = len(plan.ranges)
         if plan.is_made(shard):
-            self.console.print(f"{name}: shard {shard} of {total} is there", highlight=False)
+            self.console.print(f"{name}: shard {shard} of {total} is there")
             return
         progress = plan.notes.path(shard, ".progress.json")
         title, seconds = f"{name} shard {shard}", float(read_progress(progress).get("seconds", 0.0))

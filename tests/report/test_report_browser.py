@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -409,15 +410,46 @@ def test_a_half_run_says_what_is_missing(browser: Any, source: ReportSource, tmp
     visit.context.close()
 
 
-def test_names_from_outside_are_text_and_never_html(browser: Any, tmp_path: Path) -> None:
-    source = make_run(tmp_path / "made", num_clusters=2, images_per_cluster=4, masks=False)
-    evil = "<img src=x onerror=document.title='broken'>"
-    source.settings.name = evil
-    visit = Visit(browser, build_report(source, tmp_path / "report").page)
-    visit.card(1).locator(".name").fill(evil)
+def test_names_from_outside_are_text_and_never_html(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing but a slash may not stand in the name of a folder; each of them would run if it became HTML or an address.
+    attack = "document.title='broken';document.body.dataset.broken=1"
+    names = (
+        f"<script>{attack}",
+        f'"><img src=x onerror={attack}>',
+        f"&lt;'`</b> onmouseover={attack} x='".replace("/", ""),
+    )
+    monkeypatch.setattr("report_run.CATEGORIES", names)
+    source = make_run(tmp_path / names[1] / "$(touch here) `x`", num_clusters=3, images_per_cluster=8)
+    source.settings.name = names[0]
+    store = LabelStore.open(source.of("pseudo_labels") / "labels")
+    (tmp_path / "names.json").write_text(json.dumps({"names": {"2": names[1]}}))
+    store.layers.add(read_edits(tmp_path / "names.json"))
+    (source.of("predict") / "clusters-<script>#1?&.png").write_bytes(b"")
+    Image.new("RGB", (40, 30)).save(source.of("predict") / "clusters-<script>#1?&.png")
+    (source.of("manifest") / "skipped.csv").write_text(f"path,reason\n{'x'.join(names[::2])},{names[2]}\n")
+    visit = Visit(browser, build_report(replace(source, problems=(names[0],)), tmp_path / "report").page)
+    visit.card(1).locator(".name").fill(names[2])
     visit.page.reload()
     visit.card(1).locator("img").first.wait_for()
-    assert visit.page.title() == f"{evil} · luss report"
-    assert visit.page.locator("h1").inner_text() == evil
-    assert visit.card(1).locator("h3").inner_text() == f"Cluster 1 {evil}"
+    visit.page.mouse.wheel(0, 30_000)
+    visit.page.locator("#figures img").first.wait_for()
+    assert visit.page.title() == f"{names[0]} · luss report"
+    assert visit.page.locator("h1").inner_text() == names[0]
+    assert visit.card(1).locator("h3").inner_text() == f"Cluster 1 {names[2]}"
+    text = " ".join(visit.page.locator("main").inner_text().split())
+    for name in names:
+        assert name in text
+    assert visit.page.evaluate("() => document.body.dataset.broken") is None
+    assert visit.page.locator("main script, main b[onmouseover], img[onerror]").count() == 0
+    # The picture that is there is also found, and a command that is copied means the folder.
+    assert visit.page.locator("#figures img").first.evaluate(
+        "async (image) => (await image.decode(), image.naturalWidth)"
+    )
+    typed = visit.page.locator("#labels-command").inner_text()
+    assert shlex.split(typed) == ["luss", "labels", str(source.folder), "--names", "names.json"]
+    visit.card(2).get_by_role("button", name="Look closer").click()
+    assert names[0] in visit.page.get_by_role("dialog").inner_text()
+    assert visit.complaints == []
     visit.context.close()

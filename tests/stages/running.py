@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, Signals
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -28,6 +28,8 @@ from stages.pipeline import PROTOCOLS
 
 ORDER = [stage.name for stage in PROTOCOLS["unsupervised"].stages]
 TIMEOUT_SECONDS = 300.0
+Screen = Literal["file", "ended pipe", "closed terminal", "full disk"]
+"""Where standard output goes: all but a file refuse it."""
 # Where the time went, which no two runs share.
 _TIMINGS = ("images_per_second", "data_wait")
 
@@ -64,9 +66,9 @@ class Launcher:
     folder: Path
     started: int = field(default=0)
 
-    def __call__(self, *arguments: str, fault: Fault | None = None) -> Outcome:
+    def __call__(self, *arguments: str, fault: Fault | None = None, screen: Screen = "file") -> Outcome:
         """Runs `luss` and waits for its end."""
-        return self._wait([self._start(arguments, fault, {})])[0]
+        return self._wait([self._start(arguments, fault, {}, screen)])[0]
 
     def together(self, number: int, stage: str, *arguments: str, fault: Fault | None = None) -> list[Outcome]:
         """Runs `python -m stages <stage>` in several processes as torchrun does; the fault strikes the last one."""
@@ -110,10 +112,12 @@ class Launcher:
                 os.kill(process.pid, SIGCONT)
             outcomes += self._wait([(process, log)])
 
-    def _start(self, arguments: Sequence[str], fault: Fault | None, environment: dict[str, str]) -> tuple[Any, Path]:
+    def _start(
+        self, arguments: Sequence[str], fault: Fault | None, environment: dict[str, str], screen: Screen = "file"
+    ) -> tuple[Any, Path]:
         self.started += 1
         log = self.folder / f"{self.started:03d}.txt"
-        process = CONTEXT.Process(target=_child, args=(list(arguments), log, fault, environment))
+        process = CONTEXT.Process(target=_child, args=(list(arguments), log, fault, environment, screen))
         start_server()
         process.start()
         return process, log
@@ -127,10 +131,12 @@ class Launcher:
         return [Outcome(process.exitcode, log.read_text(encoding="utf-8")) for process, log in started]
 
 
-def _child(arguments: Sequence[str], log: Path, fault: Fault | None, environment: dict[str, str]) -> None:
+def _child(
+    arguments: Sequence[str], log: Path, fault: Fault | None, environment: dict[str, str], screen: Screen
+) -> None:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(descriptor, stream)
+    os.dup2(descriptor, 2)
+    os.dup2(descriptor if screen == "file" else _lost_screen(screen), 1)
     os.environ.update(environment)
     # The server hands down its own way of starting processes; loader workers shall start as they do for everybody.
     multiprocessing.set_start_method("fork", force=True)
@@ -142,6 +148,15 @@ def _child(arguments: Sequence[str], log: Path, fault: Fault | None, environment
     if "STAGE" in environment:
         sys.exit(stage.main([environment["STAGE"], *arguments]))
     sys.exit(main(arguments))
+
+
+def _lost_screen(screen: Screen) -> int:
+    """A descriptor that refuses what is written."""
+    if screen == "full disk":
+        return os.open("/dev/full", os.O_WRONLY)
+    other, own = os.pipe() if screen == "ended pipe" else os.openpty()
+    os.close(other)
+    return own
 
 
 def _install(fault: Fault) -> None:

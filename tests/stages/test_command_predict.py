@@ -96,6 +96,22 @@ def test_the_table_adds_up_the_pixels_of_every_cluster(
         assert names[cluster] in outcome.output
 
 
+def test_names_and_paths_that_look_like_markup_are_shown_as_they_are(
+    luss: Launcher, finished: Path, photos: Path, tmp_path: Path
+) -> None:
+    # A closing tag that was never opened ends rich's own console with an error; an opening one disappears.
+    images, out = tmp_path / "p[/dog]" / "[red]", tmp_path / "\x1b[31mout[bold]"
+    images.mkdir(parents=True)
+    shutil.copyfile(photos / "a.jpg", images / "a.jpg")
+    (tmp_path / "names.json").write_text(json.dumps({str(i): f"[/dog] {i}" for i in range(1, 11)}))
+    outcome = luss("predict", str(finished), str(images), "--out", str(out), "--names", str(tmp_path / "names.json"))
+    assert outcome.code == 0, outcome.output
+    assert f"listing the images of {images}\n" in outcome.output
+    assert "[/dog] " in outcome.output
+    assert "\\x1b[31mout[bold]\n" in outcome.output
+    assert "\x1b" not in outcome.output
+
+
 def test_what_could_not_be_read_is_listed_and_counted(
     luss: Launcher, finished: Path, photos: Path, tmp_path: Path
 ) -> None:

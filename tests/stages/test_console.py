@@ -9,10 +9,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
 from stages.running import console
 from stages.running.console import ConsoleReporter, duration
+from stages.running.screen import Console
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +33,7 @@ n=$(ls | grep -c '[.]sh$'); n=$((n + 1)); cp "$1" "$n.sh"; echo "Submitted batch
 case "$*" in *--name*) cat lost 2>/dev/null;; *) cat queue 2>/dev/null;; esac; exit 0""",
     "sacct": "cat accounts 2>/dev/null; exit 0",
     "scancel": 'echo "$@" >>cancelled',
+    "sinfo": "cat machines 2>/dev/null || { echo 'sinfo: error: no answer' >&2; exit 1; }",
     "srun": "exit 1",
 }
 
@@ -98,9 +101,9 @@ def order(config: Path, listed: Path) -> Callable[..., Order]:
     return make
 
 
-def submitted(order: Order) -> list[Row]:
+def submitted(order: Order, notes: list[str] | None = None) -> list[Row]:
     rows: list[Row] = []
-    submit(order, rows.append)
+    submit(order, rows.append, [].append if notes is None else notes.append)
     return rows
 
 
@@ -245,7 +248,9 @@ def test_what_is_made_anew_is_moved_aside_once_so_that_a_job_that_starts_again_c
 ) -> None:
     run = tmp_path / "whole"
     shutil.copytree(finished, run)
-    order = Order(load_config(config, [f"output={run}"]), "slurm", "luss submit tiny.yaml", force="cluster")
+    words = {"gpus_per_node": 0}
+    asked = load_config(config, [f"output={run}"])
+    order = Order(asked, "slurm", "luss submit tiny.yaml", words=words, force="cluster")
     ids = numbers(submitted(order))
     assert list(ids) == ["cluster", "pseudo_labels", "finetune", "predict", "evaluate"]
     assert not (run / "cluster").exists()
@@ -282,6 +287,154 @@ def test_a_refusal_is_told_in_the_schedulers_words_and_what_was_submitted_before
         submit(order(), tell)
     assert (listed / "jobs" / "pretrain.json").is_file()
     assert not (listed / "jobs" / "pixel_attention.json").exists()
+
+
+# Two partitions, the first of which jobs go to that name none.
+SMALL = "main*|2|4|21000|gpu:2(S:0-1)|infinite|(null)|idle\ngold|1|64|500000|(null)|4:00:00|(null)|mixed\n"
+
+
+def test_what_nobody_chose_is_lowered_to_what_the_machines_have_and_said(
+    slurm: NotedSlurm, order: Callable[..., Order]
+) -> None:
+    slurm.write("machines", SMALL)
+    notes: list[str] = []
+    ids = numbers(submitted(order(), notes))
+    pretrain, array, cluster = (slurm.jobs()[ids[stage][0]] for stage in ("pretrain", "extract_features", "cluster"))
+    shape = ("nodes", "ntasks-per-node", "gpus-per-node", "cpus-per-task", "mem")
+    assert [option(pretrain, name) for name in shape] == ["1", "2", "2", "2", "19968M"]
+    assert [option(array, name) for name in shape] == ["1", "1", "1", "4", "19968M"]
+    assert [option(cluster, name) for name in shape] == ["1", "1", None, "4", "19968M"]
+    assert (
+        "pretrain: gpus_per_node 2 instead of 8, tasks_per_node 2 instead of 8, cpus_per_task 2 instead of 10, mem_gb 19.5 instead of 160, "
+        "which is what machines of partition main have"
+    ) in notes
+    assert len(notes) == 8
+    assert "--cpus-per-task=2" in pretrain.split("\nsrun ")[1]
+
+
+def test_without_gpus_in_the_partition_processes_work_on_cpus_and_its_time_limit_is_kept(
+    slurm: NotedSlurm, order: Callable[..., Order]
+) -> None:
+    slurm.write("machines", SMALL)
+    ids = numbers(submitted(order("resources.default.tasks_per_node=4", words={"partition": "gold"})))
+    pretrain, cluster = (slurm.jobs()[ids[stage][0]] for stage in ("pretrain", "cluster"))
+    shape = ("ntasks-per-node", "gpus-per-node", "cpus-per-task", "mem", "time")
+    assert [option(pretrain, name) for name in shape] == ["4", None, "10", "163840M", "240"]
+    assert [option(cluster, name) for name in shape] == ["1", None, "32", "131072M", "240"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "words", "asked"),
+    [
+        ("resources.pretrain.gpus_per_node=4", {}, "4 GPU"),
+        ("resources.default.cpus_per_task=8", {}, "8 CPU"),
+        ("resources.pretrain.mem_gb=64", {}, "64 GB"),
+        ("resources.pretrain.timeout_min=600", {"partition": "gold"}, "10:00 h"),
+        ("resources.pretrain.nodes=3", {}, "3 x"),
+    ],
+)
+def test_what_somebody_chose_and_no_machine_has_is_refused_before_anything_is_written(
+    slurm: NotedSlurm, order: Callable[..., Order], listed: Path, setting: str, words: dict[str, str], asked: str
+) -> None:
+    slurm.write("machines", SMALL)
+    partition = words.get("partition", "main")
+    with pytest.raises(
+        LussError, match=rf"pretrain asks for .*{asked}.*no machine of partition {partition} has \(\d+ of"
+    ) as told:
+        submitted(order(setting, words=words))
+    assert "lower resources.pretrain, or choose another partition" in str(told.value)
+    assert not slurm.jobs()
+    assert [path.name for path in listed.iterdir()] == ["manifest"]
+
+
+def test_a_cluster_that_does_not_say_what_its_machines_have_gets_what_fits_the_stages(
+    slurm: NotedSlurm, order: Callable[..., Order]
+) -> None:
+    notes: list[str] = []
+    ids = numbers(submitted(order(until="pretrain"), notes))
+    assert option(slurm.jobs()[ids["pretrain"][0]], "gpus-per-node") == "8"
+    (note,) = notes
+    assert note.startswith("what the machines have is not known (sinfo -h failed: sinfo: error: no answer)")
+
+
+def test_what_is_done_needs_no_machine(
+    slurm: NotedSlurm, order: Callable[..., Order], finished: Path, listed: Path
+) -> None:
+    shutil.copytree(finished / "pretrain", listed / "pretrain")
+    slurm.write("machines", SMALL)
+    words = [word.replace("48", "20").replace("length=0", "length=40") for word in BATCHES]
+    notes: list[str] = []
+    submitted(order(*words, "resources.pretrain.gpus_per_node=4", until="pixel_attention"), notes)
+    assert [note.split(":")[0] for note in notes] == ["pixel_attention"]
+
+
+# Ends a word, a quote, a line of the shell, a comment; or begins a command.
+HOSTILE = "a b'\"$(touch PWNED)`touch PWNED`;touch PWNED&touch PWNED|touch PWNED #"
+
+
+def test_no_name_in_a_job_script_is_a_command(
+    slurm: NotedSlurm, config: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / HOSTILE
+    shutil.copytree(finished / "manifest", here / HOSTILE / "manifest")
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PYTHONPATH", HOSTILE)
+    words = {"partition": HOSTILE, "account": HOSTILE, "constraint": HOSTILE, "qos": HOSTILE}
+    run = load_config(config, [f"output={here / HOSTILE}", *BATCHES])
+    submitted(Order(run, "slurm", "luss submit tiny.yaml", words=words, until="extract_features"))
+    (slurm.folder / "srun").write_text(f'#!/bin/sh\nprintf "%s\\n" "$PYTHONPATH" "$@" >>{slurm.folder}/ran\n')
+    for number, text in slurm.jobs().items():
+        assert text.count("\n#SBATCH --partition=") == 1
+        subprocess.run(["bash", f"{slurm.folder}/{number}.sh"], check=True, cwd=here, capture_output=True)
+    assert not list(tmp_path.rglob("PWNED"))
+    ran = (slurm.folder / "ran").read_text().splitlines()
+    assert ran[0] == f"{here / HOSTILE / 'code' / source.source_hash()}:{HOSTILE}"
+    assert str(here / HOSTILE / "jobs" / "pretrain") in ran
+    assert sys.executable in ran
+
+
+@pytest.mark.parametrize("place", ["working folder", "output", "partition", "account", "constraint", "PYTHONPATH"])
+def test_a_line_end_in_a_name_is_refused_before_anything_is_written(
+    slurm: NotedSlurm, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    name = "x\ntouch PWNED"
+    here = tmp_path / (name if place == "working folder" else "here")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    if place == "PYTHONPATH":
+        monkeypatch.setenv("PYTHONPATH", name)
+    output = here / (name if place == "output" else "run")
+    words = {place: name} if place in ("partition", "account", "constraint") else {}
+
+    def ask() -> None:
+        run = load_config(config, [f"output={output}", *BATCHES])
+        submitted(Order(run, "slurm", "luss submit tiny.yaml", words=words, until="pretrain"))
+
+    with pytest.raises(LussError, match=r"holds a control character"):
+        ask()
+    assert not list(here.rglob("*"))
+    assert not slurm.jobs()
+
+
+def test_status_explains_why_jobs_wait_and_which_wait_for_ever(
+    slurm: NotedSlurm, order: Callable[..., Order], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = order(until="pixel_attention")
+    ids = numbers(submitted(asked))
+    pretrain, attention = ids["pretrain"][0], ids["pixel_attention"][0]
+    queue = f"{pretrain}|PENDING|%s|0|\n{attention}|PENDING|Dependency|0|\n"
+    slurm.write("queue", queue % "Priority")
+    (slurm.folder / "given.yaml").write_text(to_yaml(asked.run), encoding="utf-8")
+    status.main(Namespace(run=slurm.folder / "given.yaml"))
+    said = capsys.readouterr().out
+    assert "Priority (pretrain): other jobs come before it\n" in said
+    assert "Dependency (pixel_attention): it waits for the jobs before it\n" in said
+    assert "next: nothing to do" in said
+    slurm.write("queue", queue % "PartitionConfig")
+    status.main(Namespace(run=slurm.folder / "given.yaml"))
+    said = capsys.readouterr().out
+    assert "next: pretrain waits for ever (PartitionConfig: no machine of the partition can ever start it)" in said
+    assert f"`luss cancel {asked.run.output}`, then luss submit tiny.yaml with other --partition" in said
 
 
 def test_without_slurm_submitting_to_it_is_an_error(

@@ -315,12 +315,12 @@ const gallery = (() => {
       const share = sum(counts.slice(Math.ceil(value * 255))) / sum(counts);
       parts.push(`${percent(share)} of all positions are object${used < all ? ` (${plural(used, "image")} counted)` : ""}.`);
     }
-    parts.push(value === stored ? "This is the threshold of the pseudo labels." : `To use it: luss labels ${lussData.run.folder} --threshold ${value}`);
+    parts.push(value === stored ? "This is the threshold of the pseudo labels." : `To use it: luss labels ${lussData.run.typed} --threshold ${value}`);
     return parts.join(" ");
   }
 
   function setUpMarks() {
-    byId("labels-command").textContent = `luss labels ${lussData.run.folder} --names names.json`;
+    byId("labels-command").textContent = `luss labels ${lussData.run.typed} --names names.json`;
     byId("download").addEventListener("click", download);
     byId("load").addEventListener("change", loadFile);
     byId("clear").addEventListener("click", () => {
