@@ -20,6 +20,7 @@ from luss.settings.fields import all_keys, problems
 
 _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
+_MAX_DEPTH, _MAX_VALUES = 50, 100_000
 
 
 def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
@@ -104,6 +105,7 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        _check_unfolded(path)
         content = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
@@ -115,6 +117,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise LussError(f"the configuration {path} must be a mapping of settings, not {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
+
+
+def _check_unfolded(path: Path) -> None:
+    """Refuses a file of a few lines that unfolds to more than memory holds, or whose depth would end the process: libyaml has no limits."""
+    sizes: dict[str | None, int] = {}
+    around: list[tuple[str | None, int]] = [(None, 0)]
+    with open(path, "rb") as file:
+        for event in yaml.parse(file, Loader=yaml.SafeLoader):
+            anchor, size = getattr(event, "anchor", None), 0
+            if isinstance(event, yaml.CollectionStartEvent):
+                around.append((anchor, 1))
+            elif isinstance(event, yaml.CollectionEndEvent):
+                anchor, size = around.pop()
+            elif isinstance(event, yaml.ScalarEvent):
+                size = 1
+            elif isinstance(event, yaml.AliasEvent):
+                # One that is still open refers to itself.
+                size = sizes.get(anchor, _MAX_VALUES)
+            if size and not isinstance(event, yaml.AliasEvent):
+                sizes[anchor] = size
+            around[-1] = (around[-1][0], around[-1][1] + size)
+            if len(around) > _MAX_DEPTH or around[-1][1] >= _MAX_VALUES:
+                raise LussError(
+                    f"the configuration {path} unfolds to more than settings can be: it was not written by luss"
+                )
 
 
 def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:

@@ -178,5 +178,5 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise LussError(f"{path} does not exist") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LussError(f"{path} is not valid JSON ({error}): delete it and run the stage again") from error
