@@ -5,13 +5,15 @@ Run `python benchmarks/backbones.py --onnx` from the repository (some minutes); 
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from luss.errors import LussError
-from luss.export.graph import trace
+from luss.export.onnx import export_onnx
 from luss.models.attended import AttendedBackbone
 from luss.models.backbone import Backbone
 from luss.models.build import build_backbone
@@ -127,8 +129,10 @@ def onnx(name: str) -> str:
     """Whether the segmenter can be written as one graph: at any size, or at one."""
     network = SegmentationNetwork(build_backbone(name), 5).eval()
     try:
-        return "any size" if trace(network, PredictSettings(short_side=SIDES[0])).dynamic else "one size"
-    except (LussError, RuntimeError, AssertionError):
+        with tempfile.TemporaryDirectory() as folder:
+            settings, path = PredictSettings(short_side=SIDES[0]), Path(folder) / "model.onnx"
+            return "any size" if export_onnx(network, settings, path).dynamic else "one size"
+    except LussError:
         return "no"
 
 

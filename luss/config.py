@@ -28,6 +28,7 @@ RUN_CONFIG = "run.yaml"
 
 _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
+_MAX_DEPTH, _MAX_VALUES = 50, 100_000
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -186,7 +187,9 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(read_user_text(path))))
+        text = read_user_text(path)
+        _check_unfolded(path, text)
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except FileNotFoundError as error:
         raise LussError(f"the configuration {path} does not exist{nearest_config(path)}") from error
     except LussError:
@@ -210,6 +213,30 @@ def nearest_config(path: Path) -> str:
     wanted = (path.name, _shipped_name(path))
     near = next((found[0] for each in wanted if (found := difflib.get_close_matches(each, names, n=1))), None)
     return f": did you mean {names[near]}?" if near else ": `luss configs` lists those that luss brings"
+
+
+def _check_unfolded(path: Path, text: str) -> None:
+    """Refuses a file of a few lines that unfolds to more than memory holds, or whose depth would end the process: libyaml has no limits."""
+    sizes: dict[str | None, int] = {}
+    around: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        anchor, size = getattr(event, "anchor", None), 0
+        if isinstance(event, yaml.CollectionStartEvent):
+            around.append((anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = around.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+        elif isinstance(event, yaml.AliasEvent):
+            # One that is still open refers to itself.
+            size = sizes.get(anchor, _MAX_VALUES)
+        if size and not isinstance(event, yaml.AliasEvent):
+            sizes[anchor] = size
+        around[-1] = (around[-1][0], around[-1][1] + size)
+        if len(around) > _MAX_DEPTH or around[-1][1] >= _MAX_VALUES:
+            raise LussError(
+                f"the configuration {path} unfolds to more than settings can be: it was not written by luss"
+            )
 
 
 def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:

@@ -192,7 +192,7 @@ class Manifest:
         try:
             image_root = Path(unescape_path(facts["image_root"]))
             num_images, num_bytes = int(facts["num_images"]), int(facts["num_bytes"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise LussError(f"{facts_path} is damaged ({error!r}): {_RENEW}") from error
         manifest = cls(folder, split, image_root=image_root, num_images=num_images, num_bytes=num_bytes)
         manifest._open_maps()
@@ -281,7 +281,7 @@ class Manifest:
         try:
             with open(files.table, "rb") as file:
                 table = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            offsets = np.load(files.offsets, mmap_mode="r", allow_pickle=False)
+            offsets = np.lib.format.open_memmap(files.offsets, mode="r")
         except (OSError, ValueError) as error:
             refuse(error, files.table)
             raise LussError(f"the manifest of split {self.split!r} cannot be read ({error}): {_RENEW}") from error

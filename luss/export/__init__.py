@@ -19,12 +19,14 @@ FORMATS: dict[str, tuple[str, str]] = {
     "palette": ("palette", "label maps in colour, for at most 255 clusters"),
     "coco": ("coco", "COCO json with run-length masks"),
     "yolo": ("yolo", "polygons and data.yaml for YOLO's segmentation"),
+    "label-studio": ("label_studio", "tasks for Label Studio with brush masks to correct"),
+    "cvat": ("cvat", "zip files for CVAT, Segmentation mask 1.1"),
     "torch": ("torch_folder", "the stored labels with a torch Dataset in one file, for use without luss"),
     "imagenet-s-zip": ("imagenet_s_zip", "a submission to ImageNet-S: predicted masks, method.txt, match.json"),
     "webdataset": ("webdataset", "tar shards of images, masks and json"),
 }
 
-PREDICTED = ("png", "palette", "npz", "coco")
+PREDICTED = ("png", "palette", "npz", "coco", "label-studio", "cvat")
 """The formats of `luss predict`, which `luss.export.predicted` writes."""
 
 

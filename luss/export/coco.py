@@ -1,15 +1,11 @@
 """COCO json with one run-length mask for every cluster of an image, written as a stream.
 
-The annotations of a million images do not fit in memory, so images and annotations go to two hidden files beside the
-final one, a JSON object a line, and are joined at the end. `position` says how far they are safely on the disk: a
-writer that is given it continues there.
+The annotations of a million images do not fit in memory: images and annotations are two parts (`luss.export.parts`), joined at the end.
 """
 
-import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +13,8 @@ from numpy.typing import NDArray
 from luss.data.skipped import escape_path
 from luss.errors import LussError
 from luss.export.formats import LabelFormat
-from luss.export.job import Writer
 from luss.export.labelled import LabelledImages
+from luss.export.parts import PartsWriter, to_json, write_list
 from luss.files import replacing
 from luss.labels.writer import Labels
 
@@ -35,13 +31,11 @@ mask = coco.annToMask(coco.loadAnns(coco.getAnnIds(imgIds=[1]))[0])  # (H, W) of
 ```"""
 
 
-class CocoWriter(Writer):
+class CocoWriter(PartsWriter):
     """A COCO file of one split, written image by image; memory does not grow with the number of images.
 
-    The file appears under its name at `finish`. The parts stay: the end of the export removes them (`luss.export.job`).
+    The file appears under its name at `finish`.
     """
-
-    anywhere = True
 
     def __init__(
         self, path: Path, images: LabelledImages, position: Mapping[str, int] | None, *, kind: str = "pseudo labels"
@@ -58,12 +52,9 @@ class CocoWriter(Writer):
             LussError: pycocotools is not installed; the files of the earlier writer are gone.
         """
         mask_api()
-        self.path, self._images, self._categories = path, images, dict(images.categories)
+        super().__init__(path, _SECTIONS, position)
+        self._images, self._categories = images, dict(images.categories)
         self._info = {"description": f"{kind} of {images.split}, one mask for every cluster of an image"}
-        self.num_images = 0 if position is None else position["num_images"]
-        self.num_annotations = 0 if position is None else position["num_annotations"]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._files = {section: self._open(section, position) for section in _SECTIONS}
 
     def write(self, index: int, ids: Labels) -> bool:
         """Adds an image and one annotation for every id in its map; `file_name` is escaped as by `escape_path`.
@@ -75,23 +66,14 @@ class CocoWriter(Writer):
         present = [int(found) for found in np.unique(ids) if found]
         if unknown := [found for found in present if found not in self._categories]:
             raise LussError(f"{name}: id {unknown[0]} has no category: the label map is not of this set of clusters")
-        self.num_images += 1
         height, width = ids.shape
-        image = {"id": self.num_images, "file_name": escape_path(name), "width": width, "height": height}
-        self._write("images", image)
+        image_id = self.count["images"] + 1
+        self.add("images", {"id": image_id, "file_name": escape_path(name), "width": width, "height": height})
         for found in present:
-            self.num_annotations += 1
-            annotation = {"id": self.num_annotations, "image_id": self.num_images, "category_id": found}
-            self._write("annotations", {**annotation, **run_length(ids == found), "iscrowd": 0})
+            number = self.count["annotations"] + 1
+            facts = {"id": number, "image_id": image_id, "category_id": found}
+            self.add("annotations", {**facts, **run_length(ids == found), "iscrowd": 0})
         return False
-
-    def position(self) -> dict[str, Any]:
-        """See `luss.export.job.Writer.position`: how far the parts reach, and how much is in them."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-        lengths = {section: file.tell() for section, file in self._files.items()}
-        return {**lengths, "num_images": self.num_images, "num_annotations": self.num_annotations}
 
     def finish(self) -> None:
         """Joins the parts to the file and keeps them, so that a writer killed right afterwards can still be continued.
@@ -102,32 +84,11 @@ class CocoWriter(Writer):
         self.position()
         categories = [{"id": key, "name": name} for key, name in sorted(self._categories.items())]
         with replacing(self.path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            file.write(f'{{"info": {_json(self._info)},\n"categories": {_json(categories)}')
+            file.write(f'{{"info": {to_json(self._info)},\n"categories": {to_json(categories)}')
             for section in _SECTIONS:
-                file.write(f',\n"{section}": [')
-                _copy_lines(self._part(section), file)
-                file.write("]")
+                file.write(f',\n"{section}": ')
+                write_list(file, self.lines(section))
             file.write("}\n")
-
-    def close(self) -> None:
-        """Closes the parts and leaves them: for a writer that will be continued."""
-        for file in self._files.values():
-            file.close()
-
-    def _write(self, section: str, value: dict[str, Any]) -> None:
-        self._files[section].write(f"{_json(value)}\n".encode())
-
-    def _part(self, section: str) -> Path:
-        return self.path.with_name(f".{self.path.name}.{section}.part")
-
-    def _open(self, section: str, position: Mapping[str, int] | None) -> IO[bytes]:
-        part = self._part(section)
-        if position is None:
-            return open(part, "wb")
-        if not part.is_file() or part.stat().st_size < position[section]:
-            raise LussError(f"{part} is gone or was cut, so the export cannot continue: delete {self.path.parent}")
-        os.truncate(part, position[section])
-        return open(part, "ab")
 
 
 def run_length(mask: NDArray[np.bool_]) -> dict[str, Any]:
@@ -155,16 +116,6 @@ def mask_api() -> Any:
     except ImportError as error:
         raise LussError("pycocotools is not installed: pip install 'luss[coco]', or choose the format png") from error
     return mask
-
-
-def _copy_lines(part: Path, file: IO[str]) -> None:
-    with open(part, encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
-            file.write(f"{',' if number else ''}\n{line.rstrip()}")
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 FORMAT = LabelFormat(_TEXT, lambda folder, images, position: CocoWriter(folder / "annotations.json", images, position))

@@ -24,12 +24,14 @@ class LabelFormat:
         writer: Makes the writer, given the folder, the images, and the position where an earlier try stopped or None.
         finish: Called with folder and images when all images are written.
         only_split: The one split that the format can hold; empty = any.
+        with_images: Whether the files of the images are read, so that they must be there.
     """
 
     text: str
     writer: Callable[[Path, LabelledImages, Mapping[str, Any] | None], Writer]
     finish: Callable[[Path, LabelledImages], None] = lambda folder, images: None
     only_split: str = ""
+    with_images: bool = False
 
 
 @dataclass(frozen=True)

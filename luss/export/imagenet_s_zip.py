@@ -56,15 +56,15 @@ def write_submission(
     count = 0
     with replacing(out) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in mask_names(masks):
-            with open(masks / name, "rb") as mask, archive.open(_member(name), "w") as stored:
+            with open(masks / name, "rb") as mask, archive.open(zip_member(name), "w") as stored:
                 shutil.copyfileobj(mask, stored)
             count += 1
         if not count:
             raise LussError(f"{masks} holds no masks: expected <category>/<name>.png")
-        archive.writestr(_member("method.txt"), text)
+        archive.writestr(zip_member("method.txt"), text)
         if matching is not None:
             values = {str(cluster): category for cluster, category in sorted(matching.items())}
-            archive.writestr(_member("match.json"), json.dumps(values))
+            archive.writestr(zip_member("match.json"), json.dumps(values))
     return count
 
 
@@ -100,7 +100,8 @@ def _shown(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _member(name: str) -> zipfile.ZipInfo:
+def zip_member(name: str) -> zipfile.ZipInfo:
+    """A file of an archive, readable by all, whose bytes do not say when it was written."""
     member = zipfile.ZipInfo(name, _TIME)
     member.external_attr = (stat.S_IFREG | 0o644) << 16
     return member

@@ -134,7 +134,12 @@ class ExportFolder:
             pixels, images = (np.array(state[key], np.int64) for key in ("pixels", "images_with"))
             self.tally = Tally(int(state["images"]), pixels, images)
             self.listed = str(state.get("listed", ""))
-        except (KeyError, TypeError, AttributeError) as error:
+            is_place = isinstance(self.position, dict) and self.start >= 0
+            if not is_place or not pixels.shape == images.shape == (self.num_clusters + 1,):
+                raise TypeError("an entry is of another kind")
+        except LussError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise LussError(f"{self.path / STATE} is damaged ({error!r}): delete {self.path}") from error
 
     def _another(self, before: Mapping[str, Any]) -> LussError:

@@ -1,5 +1,6 @@
 """Images with their label maps, as the exports read them: from stored pseudo labels, or from predicted masks."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -14,6 +15,9 @@ from luss.errors import LussError
 from luss.labels.store import LabelStore
 from luss.labels.writer import Labels
 
+# A colon separates the fields of CVAT's list of labels, and "#" begins a comment in it.
+_UNNAMEABLE = re.compile("[:#\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
 
 class MissingImage(Exception):
     """An image that is needed is not there, or has no label map; it is listed and left out."""
@@ -24,6 +28,7 @@ class LabelledImages(ABC):
 
     Attributes:
         split: Its name.
+        image_root: The folder that the images' names are relative to.
         num_clusters: C; ids lie in 0..C.
         categories: Id to name for the ids that label maps may hold, background left out.
         block: Images between two places where a pass may begin; inside a block they come in an order of their own.
@@ -31,9 +36,9 @@ class LabelledImages(ABC):
 
     block: ClassVar[int] = 1
 
-    def __init__(self, split: str, num_clusters: int, categories: Mapping[int, str]) -> None:
+    def __init__(self, split: str, image_root: Path, num_clusters: int, categories: Mapping[int, str]) -> None:
         """Reads nothing."""
-        self.split, self.num_clusters, self.categories = split, num_clusters, categories
+        self.split, self.image_root, self.num_clusters, self.categories = split, image_root, num_clusters, categories
 
     @abstractmethod
     def __len__(self) -> int:
@@ -47,9 +52,9 @@ class LabelledImages(ABC):
     def names(self) -> Iterator[str]:
         """All names in order."""
 
-    @abstractmethod
     def image(self, index: int) -> Path:
         """The image's file."""
+        return self.image_root / self.name(index)
 
     @abstractmethod
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
@@ -76,19 +81,31 @@ class LabelledImages(ABC):
         return MaskNames(self)
 
 
+def distinct_names(categories: Mapping[int, str]) -> dict[int, str]:
+    """A name for every id that no other id and no background has, without colons and what XML cannot hold: for programs that tell labels by name."""
+    found: dict[int, str] = {}
+    taken = {"background"}
+    for key, name in sorted(categories.items()):
+        text = _UNNAMEABLE.sub(" ", name).strip() or f"cluster {key}"
+        while text in taken:
+            text = f"{text} ({key})"
+        taken.add(text)
+        found[key] = text
+    return found
+
+
 class StoredLabels(LabelledImages):
     """The pseudo labels of the training images, with the edits that the store was opened with.
 
     Attributes:
         store: The label maps.
-        image_root: The folder that their names are relative to.
     """
 
     def __init__(self, store: LabelStore, image_root: Path, split: str = "train") -> None:
         """See the attributes; `split` is what to call them."""
         categories = {cluster: store.cluster_name(cluster) for cluster in store.clusters}
-        super().__init__(split, store.num_clusters, categories)
-        self.store, self.image_root = store, image_root
+        super().__init__(split, image_root, store.num_clusters, categories)
+        self.store = store
 
     def __len__(self) -> int:
         return len(self.store)
@@ -98,9 +115,6 @@ class StoredLabels(LabelledImages):
 
     def names(self) -> Iterator[str]:
         return self.store.image_names()
-
-    def image(self, index: int) -> Path:
-        return self.image_root / self.name(index)
 
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
         return ((index, self.label_map(index)) for index in range(start, len(self)))
@@ -115,7 +129,7 @@ class ManifestImages(LabelledImages):
 
     def __init__(self, manifest: Manifest, categories: Mapping[int, str], num_clusters: int) -> None:
         """See the attributes."""
-        super().__init__(manifest.split, num_clusters, categories)
+        super().__init__(manifest.split, manifest.image_root, num_clusters, categories)
         self.manifest = manifest
 
     def __len__(self) -> int:
@@ -126,9 +140,6 @@ class ManifestImages(LabelledImages):
 
     def names(self) -> Iterator[str]:
         return self.manifest.names()
-
-    def image(self, index: int) -> Path:
-        return self.manifest.path(index)
 
 
 class PredictedMasks(ManifestImages):

@@ -72,7 +72,7 @@ def _holds(path: Path, entries: tuple[str, ...]) -> bool:
     """Whether a file is a JSON object that has all the entries."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and all(entry in content for entry in entries)
 

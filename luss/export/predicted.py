@@ -1,7 +1,7 @@
 """What a trained model says about a folder of images, as an export: `luss predict`.
 
     masks/<name>.png | .npz   label maps at the images' sizes, names kept (`luss.data.names.MaskNames`)
-    coco.json                 in place of masks, for the format coco
+    coco.json                 in place of masks, for the format coco; for label-studio and cvat what `luss export` writes
     overlays/<name>.jpg       the image under the colours of its map, at most 4 megapixels
     summary.json              ids with names, colours, pixels and images
 
@@ -122,17 +122,17 @@ def make_writer(
         LussError: What `check_format` says.
     """
     writers: dict[str, Writer] = {}
+    earlier = None if position is None else position[format]
     if format == "npz":
         writers[format] = FileWriter(
             lambda index: (folder / "masks" / images.mask_name(index), images.confidence), _write_npz
         )
     elif format == "coco":
-        earlier = None if position is None else position[format]
         writers[format] = CocoWriter(folder / "coco.json", images, earlier, kind="predictions")
     else:
         masks = load_format(format)
         assert isinstance(masks, LabelFormat)
-        writers[format] = masks.writer(folder, images, position)
+        writers[format] = masks.writer(folder, images, earlier)
     if with_overlay:
         writers[OVERLAYS] = FileWriter(
             lambda index: (folder / OVERLAYS / images.mask_name(index), images.image(index)), _write_overlay

@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from luss.data.imagenet_s import encode_mask
+from luss.data.images import UnreadableImage, read_size
 from luss.data.skipped import escape_path
 from luss.export.formats import LabelFormat
 from luss.export.job import Writer
@@ -50,12 +51,17 @@ class ShardWriter(Writer):
 
     def write(self, index: int, ids: Labels) -> bool:
         """See `luss.export.job.Writer.write`; true when the shard is full."""
-        path = self._images.image(index)
+        path, (height, width) = self._images.image(index), ids.shape
         try:
+            # A manifest from elsewhere may name any file: only images leave the disk in an export.
+            size = read_size(path, width * height)
             image = path.read_bytes()
+        except UnreadableImage as error:
+            raise MissingImage(f"cannot be read: {error.reason}") from error
         except OSError as error:
             raise MissingImage(f"cannot be read: {error.strerror}") from error
-        height, width = ids.shape
+        if size != (width, height):
+            raise MissingImage(f"is not the image that was labelled: that one had {width} x {height} pixels")
         clusters = [int(found) for found in np.unique(ids) if found]
         name = escape_path(self._images.name(index))
         facts = {"name": name, "width": width, "height": height, "clusters": clusters}
@@ -111,4 +117,4 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-FORMAT = LabelFormat(_TEXT, ShardWriter)
+FORMAT = LabelFormat(_TEXT, ShardWriter, with_images=True)

@@ -2,7 +2,8 @@
 
 Every 4-connected region of a cluster is one object. A line is `class x1 y1 x2 y2 ...`, coordinates as shares of the image's
 width and height; the class is the cluster's id - 1, so that no cluster changes its number when others are dropped. YOLO
-finds `labels/<split>/x.txt` for `images/<split>/x.jpg`, so the images are linked beside the labels.
+finds `labels/<split>/x.txt` for `images/<split>/x.jpg`, so the images are linked beside the labels. Its trainers replace one
+`/images/` in the path of an image (most the last one, some the first), so no folder of images below has this name.
 """
 
 import json
@@ -27,8 +28,8 @@ _TEXT = """\
 `labels/SPLIT/<name>.txt` has one polygon a line for every connected region of a cluster (`class x1 y1 x2 y2 ...`,
 coordinates as shares of width and height); the class is the cluster's id - 1. `images/SPLIT` holds links to the images and
 `data.yaml` the names, so that a trainer needs no more than this folder: `yolo segment train data=data.yaml`. Outlines are
-simplified by less than a pixel; a hole is joined to its outline by a seam. `val` points to the same images: give a split of
-your own."""
+simplified by less than a pixel; a hole is joined to its outline by a seam. Sub-folders called `images` are `images_` here, or
+trainers would not find their labels. `val` points to the same images: give a split of your own."""
 
 
 def polygons(ids: NDArray[np.integer[Any]], *, tolerance: float = TOLERANCE) -> list[tuple[int, NDArray[np.float64]]]:
@@ -55,7 +56,10 @@ def yolo_export(folder: Path, images: LabelledImages) -> FileWriter[tuple[PurePo
         source = images.image(index)
         if not source.is_file():
             raise MissingImage("does not exist any more")
-        return PurePosixPath(images.mask_name(index)).with_suffix(""), source
+        stem = PurePosixPath(images.mask_name(index)).with_suffix("")
+        # One "_" more for all names of this kind keeps them apart.
+        folders = (f"{part}_" if part.rstrip("_") == "images" else part for part in stem.parts[:-1])
+        return PurePosixPath(*folders, stem.name), source
 
     def write(files: tuple[PurePosixPath, Path], ids: Labels) -> None:
         stem, source = files
@@ -95,4 +99,6 @@ def _link(path: Path, source: Path) -> None:
     os.replace(temporary, path)
 
 
-FORMAT = LabelFormat(_TEXT, lambda folder, images, position: yolo_export(folder, images), finish=write_data_yaml)
+FORMAT = LabelFormat(
+    _TEXT, lambda folder, images, position: yolo_export(folder, images), finish=write_data_yaml, with_images=True
+)

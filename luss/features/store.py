@@ -68,11 +68,12 @@ class _Layout:
         path = shard_path(folder, shard)
         seal = self.seal(shard)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            # Not numpy.load, which would unpack an archive.
+            array = np.lib.format.open_memmap(path, mode="r")
             with open(path, "rb") as file:
                 file.seek(-len(seal), os.SEEK_END)
                 sealed = file.read() == seal
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header makes NumPy raise several kinds
             refuse(error, path)
             return None
         expected = (len(self.rows_of(shard)), self.dim)

@@ -108,7 +108,7 @@ def read_edits(path: Path) -> Edits:
         raise
     except FileNotFoundError as error:
         raise LussError(f"{path} does not exist: download names.json from the report, or write one") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LussError(f'{path} cannot be read as JSON ({error}): write for example {{"3": "dog"}}') from error
     if not isinstance(content, dict):
         raise LussError(f'{path} is not an object: write for example {{"3": "dog"}}')
@@ -280,6 +280,10 @@ class Layers:
         if number == 0:
             return Layer()
         layer, fingerprint = _read(self.folder, number)
+        if max((*layer.merged, *layer.merged.values(), *layer.dropped, *layer.names), default=0) > self.num_clusters:
+            raise LussError(
+                f"{_path(self.folder, number)} names clusters above {self.num_clusters}: delete {self.folder}"
+            )
         if fingerprint != self.fingerprint:
             raise LussError(
                 f"{_path(self.folder, number)} was made for other label maps than those beside it: "
@@ -372,6 +376,19 @@ def _path(folder: Path, number: int) -> Path:
     return folder / f"{number:03d}.json"
 
 
+def _check(layer: Layer) -> None:
+    """Raises ValueError or LussError for values that no edit can have made."""
+    ids = [*layer.merged, *layer.merged.values(), *layer.dropped, *layer.names]
+    if not all(type(found) is int and 1 <= found <= np.iinfo(np.uint16).max for found in ids):
+        raise ValueError("an id is none")
+    if not all(isinstance(name, str) and name.isprintable() for name in layer.names.values()):
+        raise ValueError("a name is no text")
+    if not (isinstance(layer.number, int) and isinstance(layer.parent, int) and isinstance(layer.change, dict)):
+        raise ValueError("an entry is of another kind")
+    if layer.threshold is not None:
+        check_threshold(layer.threshold)
+
+
 def _read(folder: Path, number: int) -> tuple[Layer, str]:
     """A layer and the fingerprint of its store."""
     path = _path(folder, number)
@@ -381,11 +398,13 @@ def _read(folder: Path, number: int) -> tuple[Layer, str]:
         for key in ("merged", "names"):
             content[key] = {int(found): value for found, value in content[key].items()}
         content["dropped"] = tuple(content["dropped"])
-        return Layer(**content), fingerprint
+        layer = Layer(**content)
+        _check(layer)
+        return layer, fingerprint
     except FileNotFoundError as error:
         numbers = ", ".join(str(int(found.stem)) for found in sorted(folder.glob("[0-9]*.json"))) or "none"
         raise LussError(
             f"there is no layer {number} in {folder}: there is 0, the labels as stored, and {numbers}"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LussError(f"{path} is damaged ({error}): delete {folder} to read the labels as stored") from error

@@ -15,14 +15,17 @@ import numpy.typing as npt
 
 from luss.data.names import NameIndex, inside
 from luss.errors import LussError
+from luss.labels.foreign import check_virtual, own_dataset
 from luss.labels.layers import FOLDER, Layers, cluster_names
 from luss.labels.sampling import centres, sample
 from luss.labels.writer import (
     FORMAT_VERSION,
     INDEX_NAME,
     REDO,
+    VIRTUAL,
     Attention,
     Labels,
+    check_num_clusters,
     check_threshold,
     open_labels,
     shard_path,
@@ -32,6 +35,8 @@ from luss.refusals import refuse
 NAMES_A_READ = 1 << 14
 # HDF5 keeps 1 MiB of unpacked chunks a dataset by default; with many shards open for random reads that is most of a GB.
 CHUNK_CACHE_BYTES = 1 << 16
+MAX_MAP_PIXELS = 1 << 30
+"""Of a label map: 2 GB. What the store of a stranger declares is made when a map is read."""
 # An open shard takes about 1.3 MB in HDF5; opening one again takes about 1.5 ms where reading a map takes 0.15.
 MAX_OPEN_SHARDS = 160
 
@@ -79,17 +84,21 @@ class LabelStore:
             if version != FORMAT_VERSION:
                 raise LussError(f"{self.path} has format {version}, this luss reads {FORMAT_VERSION}: {REDO}")
             self.num_clusters = int(file.attrs["num_clusters"])
+            check_num_clusters(self.num_clusters)
             self.fingerprint = str(file.attrs["fingerprint"])
             self.threshold = float(file.attrs["threshold"])
             self.threshold_source = str(file.attrs["threshold_source"])
-            self._shard_stop: npt.NDArray[np.int64] = file["shard_stop"][:]
-            self._offset: npt.NDArray[np.int64] = file["offset"][:]
+            check_threshold(self.threshold)
+            check_virtual(file, VIRTUAL)
+            self._shard_stop: npt.NDArray[np.int64] = own_dataset(file, "shard_stop")[:]
+            self._offset: npt.NDArray[np.int64] = own_dataset(file, "offset")[:]
             # Reading a virtual dataset gives zeros, not an error, where a shard is absent.
             for number in range(len(self._shard_stop)):
                 if not (shard := shard_path(self.path.parent, number)).is_file():
                     raise LussError(f"{shard} is missing: copy the whole folder, or {REDO}")
-            grid = [file[name][:] for name in ("height", "width", "image_height", "image_width")]
+            grid = [own_dataset(file, name)[:] for name in ("height", "width", "image_height", "image_width")]
             self._sizes: npt.NDArray[np.int32] = np.stack(grid, axis=1)
+            self._check_numbers()
         self.layers = Layers(self.path.parent / FOLDER, self.fingerprint, self.num_clusters, self.threshold)
         self.layer = self.layers.read(self.layers.current_number() if layer == "current" else layer or 0)
         self._ids = self.layer.table(self.num_clusters)
@@ -198,6 +207,8 @@ class LabelStore:
         part = slice(first, first + math.prod(shape))
         with _reporting(shard.path):
             labels, attention = shard.labels[part].reshape(shape), shard.attention[part].reshape(shape)
+            if labels.max() > self.num_clusters:
+                raise ValueError(f"image {index} has a cluster {labels.max()} of {self.num_clusters}")
         return self._ids[labels] if self.layer.identity else labels, attention
 
     def label_map(self, index: int, size: tuple[int, int] | None = None, *, threshold: float | None = None) -> Labels:
@@ -280,6 +291,23 @@ class LabelStore:
                 found[index] = np.bincount(kept).argmax()
         return found
 
+    def _check_numbers(self) -> None:
+        """Raises ValueError where numbers of the index cannot be: what is read, and made, by them would be anything."""
+        stops, count = self._shard_stop, len(self._offset)
+        if (
+            not len(stops)
+            or stops[0] < 0
+            or (np.diff(stops) < 0).any()
+            or stops[-1] != count
+            or len(self._sizes) != count
+        ):
+            raise ValueError("its columns do not belong together")
+        elements, pixels = (self._sizes.astype(np.int64)[:, [0, 2]] * self._sizes[:, [1, 3]]).T
+        if (self._sizes < 1).any() or (self._offset != np.cumsum(elements) - elements).any():
+            raise ValueError("its sizes do not belong to its offsets")
+        if (pixels > MAX_MAP_PIXELS).any():
+            raise ValueError(f"an image has {pixels.max():,} pixels, more than {MAX_MAP_PIXELS:,}")
+
     def _level(self, threshold: float | None) -> np.float32:
         """The threshold in units of the stored attention, 0..255."""
         threshold = self.threshold if threshold is None else threshold
@@ -308,7 +336,8 @@ class LabelStore:
         with _reporting(path):
             file = open_labels(path, rdcc_nbytes=CHUNK_CACHE_BYTES)
             first_element = int(self._offset[first]) if first < stop else 0
-            shard = _OpenShard(path, file, file["labels"], file["attention"], file["path"], first_element)
+            labels, attention, names = (own_dataset(file, name) for name in VIRTUAL)
+            shard = _OpenShard(path, file, labels, attention, names, first_element)
             if file.attrs["fingerprint"] != self.fingerprint or len(shard.names) != stop - first:
                 file.close()
                 raise LussError(f"{path} belongs to another run than {self.path}: {REDO}")
@@ -342,7 +371,7 @@ def _reporting(path: Path) -> Iterator[None]:
         yield
     except LussError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except Exception as error:  # for a damaged file h5py and HDF5 raise nearly anything
         refuse(error, path)
         raise LussError(f"{path} is damaged or is not a label file ({error}): delete it and {REDO}") from error
 

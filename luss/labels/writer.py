@@ -18,6 +18,7 @@ Layout of a shard, and of `labels.h5` (E elements = the sum of h * w over its N 
 `labels.h5` also has `shard_stop` (S,) int64: one past the last image of each shard.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
@@ -35,11 +36,14 @@ FORMAT_VERSION = 1
 INDEX_NAME = "labels.h5"
 REDO = "run the pseudo_labels stage again, it writes only what is missing"
 
+SHARD_NAME = re.compile(r"shard-\d{5,}\.h5")
+"""Names of shards, see `shard_path`."""
+
 # Elements: small enough that reading one map unpacks little else, large enough that gzip finds repetition.
 CHUNK = 8192
 RECORDS_A_WRITE = 256
 
-_DTYPES: dict[str, Any] = {
+DTYPES: dict[str, Any] = {
     "labels": np.dtype(np.uint16),
     "attention": np.dtype(np.uint8),
     "offset": np.dtype(np.int64),
@@ -50,7 +54,7 @@ _DTYPES: dict[str, Any] = {
     "path": h5py.string_dtype("utf-8"),
 }
 _FLAT = ("labels", "attention")
-_VIRTUAL = ("labels", "attention", "path")
+VIRTUAL = ("labels", "attention", "path")
 _COPIED = ("offset", "height", "width", "image_height", "image_width")
 
 Labels = npt.NDArray[np.uint16]
@@ -98,8 +102,7 @@ class LabelWriter:
         Raises:
             LussError: More clusters than 16 bits can name.
         """
-        if not 1 <= num_clusters <= np.iinfo(np.uint16).max:
-            raise LussError(f"num_clusters is {num_clusters}: label maps hold ids from 1 to 65535, set fewer clusters")
+        check_num_clusters(num_clusters)
         self.folder = folder
         self.shard_ranges = list(shard_ranges)
         self.num_clusters = num_clusters
@@ -128,7 +131,7 @@ class LabelWriter:
         iterator = iter(records)
         with replacing(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
             file.attrs.update(self._shard_attributes(shard))
-            for name, dtype in _DTYPES.items():
+            for name, dtype in DTYPES.items():
                 _create(file, name, dtype)
             while batch := list(islice(iterator, RECORDS_A_WRITE)):
                 for record in batch:
@@ -186,7 +189,7 @@ class LabelWriter:
                 if any(file.attrs[key] != value for key, value in self._shard_attributes(shard).items()):
                     return False
                 elements = int(np.sum(file["height"][:].astype(np.int64) * file["width"][:]))
-                sizes = {name: len(file[name]) for name in _DTYPES}
+                sizes = {name: len(file[name]) for name in DTYPES}
                 # Reading the last element of each makes sure that the end of the file is there.
                 tails = all(size == 0 or file[name][size - 1] is not None for name, size in sizes.items())
                 return tails and all(
@@ -200,6 +203,12 @@ class LabelWriter:
 def open_labels(path: Path, **options: Any) -> h5py.File:
     """Opens a shard or `labels.h5` for reading, without a lock: they are replaced and never changed, and file servers may give none."""
     return h5py.File(path, "r", locking=False, **options)
+
+
+def check_num_clusters(num_clusters: int) -> None:
+    """Raises LussError for more clusters than 16 bits can name, or none."""
+    if not 1 <= num_clusters <= np.iinfo(np.uint16).max:
+        raise LussError(f"num_clusters is {num_clusters}: label maps hold ids from 1 to 65535, set fewer clusters")
 
 
 def check_threshold(threshold: float) -> None:
@@ -256,19 +265,19 @@ def _extend(file: h5py.File, columns: dict[str, Any]) -> None:
 def _write_index(file: h5py.File, folder: Path, num_shards: int) -> None:
     """Fills `labels.h5`: small columns as copies, so that opening touches no shard; the rest as virtual datasets."""
     for name in _COPIED:
-        _create(file, name, _DTYPES[name])
+        _create(file, name, DTYPES[name])
     lengths: list[dict[str, int]] = []
     for shard in range(num_shards):
         with open_labels(shard_path(folder, shard)) as source:
             columns = {name: source[name][:] for name in _COPIED}
             columns["offset"] += sum(length["labels"] for length in lengths)
             _extend(file, columns)
-            lengths.append({name: len(source[name]) for name in _VIRTUAL})
+            lengths.append({name: len(source[name]) for name in VIRTUAL})
     if not len(file["offset"]):
         raise LussError(f"no image has a label map in {folder}: every image was skipped, see skipped.csv")
     file["shard_stop"] = np.cumsum([length["path"] for length in lengths], dtype=np.int64)
-    for name in _VIRTUAL:
-        dtype = _DTYPES[name]
+    for name in VIRTUAL:
+        dtype = DTYPES[name]
         layout = h5py.VirtualLayout((sum(length[name] for length in lengths),), dtype)
         first = 0
         for shard, length in enumerate(lengths):

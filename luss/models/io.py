@@ -23,6 +23,10 @@ SEGMENTER_FORMAT = 2
 WEIGHTS_NAME, CONFIG_NAME = "model.safetensors", "config.json"
 # What turns logits into labels; the other settings of a prediction say where and how fast.
 DECODING = ("short_side", "size_multiple", "max_aspect", "total_foreground", "image_weight", "max_pixels")
+MAX_SIDE = 1 << 14
+"""Pixels that a model may ask images to be enlarged to."""
+# JSON has numbers that no float holds; not-a-number is not below it either.
+_LARGEST = 1e30
 
 _AGAIN = "copy the whole folder again, or run the stage that makes it again (--force)"
 
@@ -136,10 +140,15 @@ def load_segmenter(folder: Path) -> tuple[SegmentationNetwork, dict[str, Any]]:
     backbone = _built(description, folder / CONFIG_NAME)
     try:
         num_clusters = int(description["num_clusters"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _edited(folder / CONFIG_NAME, error) from error
-    network = SegmentationNetwork(backbone, num_clusters)
     tensors = load_tensors(folder / WEIGHTS_NAME)
+    weight = tensors.get("head.weight")
+    # Before a head of that size is made.
+    if weight is None or weight.ndim != 4 or weight.shape[0] != num_clusters + 1:
+        held = "no head" if weight is None else f"a head of the shape {tuple(weight.shape)}"
+        raise LussError(f"{folder / WEIGHTS_NAME} does not fit its {CONFIG_NAME}: {num_clusters} clusters, and {held}")
+    network = SegmentationNetwork(backbone, num_clusters)
     backbone.load(below("backbone.", tensors))
     try:
         network.head.load_state_dict(below("head.", tensors))
@@ -200,8 +209,12 @@ def decoding_settings(description: Mapping[str, Any], *, source: Path) -> Predic
         usual, value = getattr(settings, entry.name), given[entry.name]
         if isinstance(usual, bool) != isinstance(value, bool) or not isinstance(value, (int, float)):
             raise _edited(source, ValueError(f"decoding.{entry.name} is {value!r}"))
+        if not abs(value) < _LARGEST:
+            raise _edited(source, ValueError(f"decoding.{entry.name} is {value!r}"))
         setattr(settings, entry.name, type(usual)(value))
-    if settings.short_side < 1 or settings.size_multiple < 1 or settings.max_aspect < 1 or settings.max_pixels < 0:
+    # Larger ones would only fill the memory of who was given the model.
+    sides = (settings.short_side, settings.size_multiple, settings.max_aspect)
+    if not all(1 <= side <= MAX_SIDE for side in sides) or settings.max_pixels < 0:
         raise _edited(source, ValueError(f"decoding is {given!r}"))
     return settings
 
@@ -215,7 +228,7 @@ def _built(description: Mapping[str, Any], path: Path, output_stride: int = 0) -
     """The network of a description; weights may come with another mean and deviation than timm has under its bare name."""
     try:
         name, stride = str(description["name"]), int(description["output_stride"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _edited(path, error) from error
     backbone = build_backbone(name, output_stride=output_stride or stride)
     found = {"mean": backbone.mean, "std": backbone.std}
@@ -224,7 +237,7 @@ def _built(description: Mapping[str, Any], path: Path, output_stride: int = 0) -
         if value is None:
             continue
         is_triple = isinstance(value, list) and len(value) == 3 and all(isinstance(n, (int, float)) for n in value)
-        if not is_triple:
+        if not is_triple or not all(abs(n) < _LARGEST for n in value) or (key == "std" and min(value) <= 0):
             raise _edited(path, ValueError(f"{key} is {value!r}"))
         found[key] = tuple(float(number) for number in value)
     backbone.set_normalisation(**found)

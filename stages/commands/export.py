@@ -4,6 +4,7 @@ The formats are files of `luss.export`; here is what only the folder of a run te
 """
 
 import argparse
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -39,6 +40,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", required=True, choices=list(FORMATS), metavar="FORMAT", help="one of those below")
     parser.add_argument("--out", required=True, type=Path, help="file or folder to write")
     parser.add_argument("--split", default="", help="train, validation, ...; each format has its usual one")
+    parser.add_argument(
+        "--images", type=Path, metavar="ROOT", help="the folder of the split's images, where it was moved"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -51,7 +55,9 @@ def main(options: argparse.Namespace) -> None:
     if not folder.is_dir():
         raise LussError(f"{folder} is not the folder of a run")
     if isinstance(format, LabelFormat):
-        sentence = _Labels(run, folder, options.format, format, options.split).export(options.out, Console())
+        sentence = _Labels(run, folder, options.format, format, options.split, options.images).export(
+            options.out, Console()
+        )
     else:
         request = ExportRequest(
             options.out,
@@ -68,7 +74,9 @@ def main(options: argparse.Namespace) -> None:
 class _Labels:
     """The labels of a split, as a run has them."""
 
-    def __init__(self, run: "RunSettings", folder: Path, name: str, format: "LabelFormat", split: str) -> None:
+    def __init__(
+        self, run: "RunSettings", folder: Path, name: str, format: "LabelFormat", split: str, root: Path | None
+    ) -> None:
         from luss.labels.layers import current_layer
         from stages.running.folder import done_record
         from stages.running.products import require_sound
@@ -83,6 +91,7 @@ class _Labels:
         self.made = done_record(folder, self.stage)
         require_sound(folder, ["manifest", self.stage])
         self.images = self._images()
+        self.images.image_root = self._image_root(self.images, root)
 
     def export(self, out: Path, console: Console) -> str:
         """Writes them with a data card, continuing where an earlier try stopped; returns a sentence for the screen."""
@@ -109,7 +118,34 @@ class _Labels:
             _print(console, images.kept_apart)
         left_out = f", {folder.skipped.count} left out (see skipped.csv)" if folder.skipped.count else ""
         begun = "was complete already" if was_complete else "exported"
-        return f"{self.name}: {tally.num_images} images of {self.split}{left_out}, {begun}: {out}"
+        source = f" (images from {images.image_root})" if self.format.with_images else ""
+        return f"{self.name}: {tally.num_images} images of {self.split}{source}{left_out}, {begun}: {out}"
+
+    def _image_root(self, images: "LabelledImages", given: Path | None) -> Path:
+        """Where the images are: where a person says, else where the run has listed them, else in the folder that its settings name now.
+
+        Raises:
+            LussError: Not there, and they were given or the format needs them.
+        """
+        from stages.parts.images import data_layout
+
+        listed = images.image_root
+        places = [listed] if given is None else [given.absolute()]
+        if given is None:
+            with contextlib.suppress(LussError):
+                places += filter(None, [data_layout(self.run.data).images.get(self.split)])
+        # Some may have been deleted since.
+        names = [images.name(index) for index in sorted({0, len(images) // 2, len(images) - 1})]
+        for place in places:
+            if any((place / name).is_file() for name in names):
+                return place
+        if given is not None or self.format.with_images:
+            where = f"--images {given}" if given is not None else str(listed)
+            raise LussError(
+                f"the images of {self.split} are not in {where} (looked for {names[0]}): "
+                "give the folder that holds them with --images"
+            )
+        return listed
 
     def _images(self) -> "LabelledImages":
         from luss.data.skipped import SkippedFiles

@@ -39,6 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
   palette   indexed PNG in colours; up to 255 clusters
   npz       arrays `labels` (uint16) and `confidence` (float16): the softmax probability of the class a pixel was given
   coco      one coco.json with a run-length mask for each cluster of an image
+  label-studio, cvat   what `luss export` writes for these tools, to correct masks by hand
 
 The same command continues after a stop, at the block of 1024 images where it was, and adds images that have come since;
 where those that are done have changed or are gone, it begins anew. What cannot be read is listed in OUT/skipped.csv.

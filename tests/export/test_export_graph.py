@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from luss.errors import LussError
 from luss.export import graph as graphs
-from luss.export.graph import Graph, graph_notes, quiet_tracing, trace
+from luss.export.graph import DecodedSegmenter, Graph, Run, graph_notes, quiet_tracing, trace, write_graph
 from luss.export.onnx import export_onnx
 from luss.export.torch_export import export_torch
 from luss.models.build import build_backbone
@@ -66,8 +68,7 @@ def graph(network: SegmentationNetwork) -> Graph:
 @pytest.fixture
 def traced_once(monkeypatch: pytest.MonkeyPatch, graph: Graph) -> None:
     """Tracing is most of the work; both formats write the same graph."""
-    for module in ("luss.export.onnx", "luss.export.torch_export"):
-        monkeypatch.setattr(f"{module}.trace", lambda network, settings: graph)
+    monkeypatch.setattr(graphs, "trace", lambda network, settings, free: graph)
 
 
 def check(network: SegmentationNetwork, run: Callable[[Tensor], Any]) -> None:
@@ -100,23 +101,92 @@ def test_torch_export_gives_the_same_labels_at_any_batch_and_size(network: Segme
     check(network, lambda batch: program(batch)[1])
 
 
-def test_a_network_of_one_size_is_traced_at_the_short_side_squared(
-    network: SegmentationNetwork, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, asked = torch.export.export, []
-
-    def fixed_only(module: Any, arguments: tuple[Tensor], dynamic_shapes: Any = None) -> Any:
-        asked.append(dynamic_shapes)
-        if dynamic_shapes is not None:
-            raise RuntimeError("positions are fixed")
-        return real(module, arguments)
-
-    monkeypatch.setattr(graphs.torch.export, "export", fixed_only)
-    found = trace(network, SETTINGS)
-    assert len(asked) == 2
+def test_a_graph_of_one_size_is_traced_at_the_short_side_squared(network: SegmentationNetwork) -> None:
+    found = trace(network, SETTINGS, free=False)
     assert (found.dynamic, found.smallest_side, found.example) == (False, 32, (1, 3, 32, 32))
     batch = images((1, 3, 32, 32))
     assert torch.equal(found.program.module()(batch)[1][0], expected(network, batch)[0])
+
+
+class Written:
+    """A format whose files hold for the shapes that `holds` says, and how it was tried."""
+
+    def __init__(self, network: SegmentationNetwork, holds: Callable[[Graph, Any], bool]) -> None:
+        self.module, self.holds = DecodedSegmenter(network, SETTINGS).eval(), holds
+        self.graphs: list[Graph] = []
+        self.factor = 1.0
+
+    def __call__(self, graph: Graph, path: Path) -> Run:
+        path.write_text("dynamic" if graph.dynamic else "fixed")
+        self.graphs.append(graph)
+
+        def run(batch: Tensor) -> tuple[Tensor, Tensor]:
+            if not self.holds(graph, batch.shape):
+                raise RuntimeError("Guard failed: images.size()[2] >= 45")
+            with torch.no_grad():
+                logits, labels = self.module(batch)
+            return logits * self.factor, labels
+
+        return run
+
+
+@pytest.fixture
+def fixed(network: SegmentationNetwork, graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing takes seconds: a graph of one size stands for all."""
+    one = replace(graph, dynamic=False, example=(1, 3, 32, 32))
+    monkeypatch.setattr(graphs, "trace", lambda network, settings, free: graph if free else one)
+
+
+@pytest.mark.usefixtures("fixed")
+def test_the_smallest_side_is_the_smallest_that_works(network: SegmentationNetwork, tmp_path: Path) -> None:
+    write = Written(network, lambda graph, shape: min(shape[2:]) >= 45)
+    found = write_graph(network, SETTINGS, tmp_path / "x.pt2", write)
+    assert (found.dynamic, found.smallest_side) == (True, 45)
+    assert (tmp_path / "x.pt2").read_text() == "dynamic"
+
+
+@pytest.mark.parametrize(
+    "holds",
+    [
+        lambda graph, shape: shape[2] % 32 == 0,
+        lambda graph, shape: shape[2] == shape[3],
+        lambda graph, shape: shape[0] == 1,
+        lambda graph, shape: tuple(shape) == graph.example,
+    ],
+)
+@pytest.mark.usefixtures("fixed")
+def test_a_graph_that_holds_for_some_sizes_only_is_written_for_one(
+    network: SegmentationNetwork, tmp_path: Path, holds: Callable[[Graph, Any], bool]
+) -> None:
+    write = Written(network, lambda graph, shape: not graph.dynamic or holds(graph, shape))
+    assert not write_graph(network, SETTINGS, tmp_path / "x.pt2", write).dynamic
+    assert [graph.dynamic for graph in write.graphs] == [True, False]
+    assert (tmp_path / "x.pt2").read_text() == "fixed"
+
+
+@pytest.mark.usefixtures("fixed")
+def test_a_graph_that_does_not_hold_at_all_is_a_sentence_and_no_file(
+    network: SegmentationNetwork, tmp_path: Path
+) -> None:
+    write = Written(network, lambda graph, shape: True)
+    write.factor = 1.1
+    with pytest.raises(
+        LussError, match=r"test_resnet cannot be written as \.pt2 \(it does not hold .*use --format model"
+    ):
+        write_graph(network, SETTINGS, tmp_path / "x.pt2", write)
+    assert not list(tmp_path.iterdir())
+
+    def refuse(graph: Graph, path: Path) -> Run:
+        raise RuntimeError("math.ceil\nmore for torch's own developers")
+
+    with pytest.raises(LussError, match=r"\(math.ceil\)"):
+        write_graph(network, SETTINGS, tmp_path / "x.pt2", refuse)
+
+
+def test_a_convnext_for_torch_says_the_64_pixels_that_it_needs(tmp_path: Path) -> None:
+    convnext = SegmentationNetwork(build_backbone("test_convnext"), 3).eval()
+    found = export_torch(convnext, SETTINGS, tmp_path / "model.pt2")
+    assert (found.dynamic, found.smallest_side) == (True, 64)
 
 
 def test_the_notes_say_what_a_program_has_to_know(graph: Graph) -> None:

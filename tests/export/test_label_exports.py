@@ -270,7 +270,7 @@ class Photographs(LabelledImages):
     """Files of a folder, which nobody labels."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__("train", 1, {})
+        super().__init__("train", folder, 1, {})
         self.files = sorted(folder.iterdir())
 
     def __len__(self) -> int:
@@ -281,9 +281,6 @@ class Photographs(LabelledImages):
 
     def names(self) -> Iterator[str]:
         return (path.name for path in self.files)
-
-    def image(self, index: int) -> Path:
-        return self.files[index]
 
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
         return iter(())

@@ -19,6 +19,8 @@ PLACES = {
     "palette": "masks/ring",
     "coco": "annotations.json",
     "yolo": "labels/train/ring",
+    "label-studio": "tasks-000000.json",
+    "cvat": "SegmentationClass/ring",
     "torch": "shard-00002.h5",
     "imagenet-s-zip": "out.zip",
     "webdataset": "train-000000.tar",

@@ -77,9 +77,9 @@ def test_an_exported_graph_gives_the_labels_of_the_run(
 ) -> None:
     outcome = luss("export", str(finished), "--format", format, "--out", str(tmp_path / f"model{suffix}"))
     assert outcome.code == 0, outcome.output
-    assert "any batch, height and width" in outcome.output
+    assert "any batch, height and width (33 pixels at least)" in outcome.output
     notes = json.loads((tmp_path / "model.json").read_text())
-    assert (notes["short_side"], notes["input"]["smallest_side"]) == (32, 33)
+    assert (notes["short_side"], notes["input"]["smallest_side"], notes["input"]["multiple_of"]) == (32, 33, 1)
     segmenter = Segmenter.load(finished, device="cpu")
     # The tiny run works below the smallest side of a graph.
     segmenter.settings = dataclasses.replace(segmenter.settings, short_side=64)
