@@ -5,7 +5,7 @@ A checkpoint of a learner (MoCo, SwAV, DINO, PASS, ...) holds the backbone besid
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def take(backbone: Backbone, given: Mapping[str, Tensor], source: str) -> Loaded
     unused = [name for name in given if not name.startswith(prefix)]
     unused += [prefix + name for name in found if name not in own]
     result = LoadedWeights(source, prefix, missing, other_shape, unused)
-    _check_fit(backbone, result, own, fitting)
+    _check_fit(backbone, result, given, fitting)
     check_numbers(fitting, source)
     backbone.model.load_state_dict(fitting, strict=False)
     return result
@@ -130,10 +130,10 @@ def _from_timm(backbone: Backbone, name: str) -> None:
 
 
 def _check_fit(
-    backbone: Backbone, result: LoadedWeights, own: Mapping[str, Tensor], fitting: Mapping[str, Tensor]
+    backbone: Backbone, result: LoadedWeights, given: Mapping[str, Tensor], fitting: Mapping[str, Tensor]
 ) -> None:
     """Refuses a file of another network: where a layer that a map depends on would stay random, or where the file has more layers."""
-    read = _read_tensors(backbone)
+    own, read = backbone.model.state_dict(), _read_tensors(backbone)
     random = [name for name in (*result.missing, *result.other_shape) if name in read]
     more = _more_layers(result, own)
     if not random and not more:
@@ -144,7 +144,7 @@ def _check_fit(
     parts += [f"it has more layers: {counted(more)}"] if more and not random else []
     raise LussError(
         f"{result.source} does not fit the backbone {backbone.name!r}: {len(set(needed) & set(fitting))} of {len(needed)} tensors match; "
-        f"{'; '.join(parts)}. Set pretrain.backbone.name to the network that the file is of{_of_torchvision(result.unused)}"
+        f"{'; '.join(parts)}. Set pretrain.backbone.name to the network that the file is of{_of_torchvision(given)}"
     )
 
 
@@ -163,8 +163,8 @@ def _more_layers(result: LoadedWeights, own: Mapping[str, Tensor]) -> list[str]:
     return [name for name in found if name.split(".")[0] in parts and not _NO_WEIGHT.search(name)]
 
 
-def _of_torchvision(names: Sequence[str]) -> str:
-    numbered = any(
-        re.match(r"(module\.)?features\.\d+\.|(module\.)?(trunk_output|conv_proj)\.", name) for name in names
-    )
-    return f"; of torchvision's files those of {TORCHVISION} are taken" if numbered else ""
+def _of_torchvision(names: Iterable[str]) -> str:
+    """What else to know where a file has names of torchvision's."""
+    if not any(re.match(r"(\w+\.)?(features\.\d|trunk_output\.|conv_proj\.)", name) for name in names):
+        return ""
+    return f"; of torchvision's files those of {TORCHVISION} are taken (some of its RegNets are timm's names that end in _tv)"
