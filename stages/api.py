@@ -45,7 +45,7 @@ def run(config: Config, *words: str, until: str | None = None, force: str | None
 
 
 def run_stage(name: str, config: Config, *words: str, force: bool = False) -> Path:
-    """Runs one stage; those that it needs must be done, but for the manifest before pretraining, which is made.
+    """Runs one stage; those that it needs must be done.
 
     Example:
         >>> from stages.api import run_stage

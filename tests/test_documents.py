@@ -1,15 +1,17 @@
-"""The documents are true: the map of the code, every command line, every setting. Nothing that they name is run."""
+"""The documents are true: the map of the code, every command line, every setting.
+
+Command lines are parsed here; `tests/stages/test_documented_commands.py` runs them.
+"""
 
 import ast
 import re
-import shlex
 from collections.abc import Iterator
 from functools import reduce
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from documented import BLOCKS, DOCUMENTS, ROOT, SPANS, filled_in, in_text
 
 from luss.config import all_keys, load_config
 from luss.export import FORMATS, PREDICTED
@@ -20,65 +22,6 @@ from stages.commands import stage
 from stages.running.runner import select
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-}
-CONFIGS = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in sorted(ROOT.glob("configs/**/*.yaml"))
-}
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.M | re.S)
-COMMAND = re.compile(r"(luss \w|python -m stages \w|torchrun )")
-# What a synopsis leaves open, and something that may stand there.
-OPEN = {
-    "CONFIG.yaml": "configs/demo.yaml",
-    "--format F": "--format png",
-    "--num-classes C": "--num-classes 50",
-    "--shard I": "--shard 1",
-}
-
-
-def in_blocks() -> Iterator[tuple[str, str]]:
-    """Command lines of the fenced blocks, and of the comments of configurations: loops unrolled, variables filled in."""
-    for name, text in DOCUMENTS.items():
-        blocks = (body for _, kind, body in FENCE.findall(text) if kind in ("", "bash"))
-        yield from ((name, line) for line in shell_lines("\n".join(blocks)))
-    for name, text in CONFIGS.items():
-        lines = [line.lstrip("# ") for line in text.splitlines() if line.lstrip().startswith("#")]
-        yield from ((name, line) for line in lines if COMMAND.match(line))
-
-
-def shell_lines(blocks: str) -> Iterator[str]:
-    variables: dict[str, str] = {}
-    for line in blocks.replace("\\\n", " ").splitlines():
-        line = line.strip()
-        if assigned := re.fullmatch(r"([A-Z]+)=(\S+)", line):
-            variables["$" + assigned[1]] = assigned[2]
-        loop = re.fullmatch(r"for (\w+) in ([^;]+); do (.+); done", line)
-        for value in loop[2].split() if loop else [""]:
-            command = (loop[3] if loop else line).removeprefix("srun -c 8 ")
-            for variable, filled in {**variables, **({f"${loop[1]}": value} if loop else {})}.items():
-                command = command.replace(variable, filled)
-            if COMMAND.match(command):
-                yield command
-
-
-def in_text() -> Iterator[tuple[str, str]]:
-    """What stands between backticks outside of blocks."""
-    for name, text in DOCUMENTS.items():
-        yield from ((name, span) for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", text)))
-
-
-def filled_in(line: str) -> list[str]:
-    """The words of a command line, with something in the place of what a synopsis leaves open."""
-    line = re.sub(r"\[key[\w.]*=value \.\.\.\]", "", line)
-    line = re.sub(r"-m stages STAGE", "-m stages predict" if "--shard" in line else "-m stages pretrain", line)
-    for open_word, word in OPEN.items():
-        line = line.replace(open_word, word)
-    return [word for word in shlex.split(line, comments=True) if word != "..."]
 
 
 class Told:
@@ -120,10 +63,6 @@ class Told:
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.chdir(ROOT)
     return Told(monkeypatch)
-
-
-BLOCKS = list(dict.fromkeys(in_blocks()))
-SPANS = [(name, span) for name, span in dict.fromkeys(in_text()) if COMMAND.match(span)]
 
 
 def test_command_lines_of_every_kind_are_found() -> None:

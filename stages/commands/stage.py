@@ -6,12 +6,20 @@ import textwrap
 from collections.abc import Sequence
 
 from luss.config import load_config
+from luss.settings import RunSettings
 from stages.base import AnyStage
 from stages.commands.base import KEY_VALUE, config_arguments, parsed
 from stages.pipeline import MANIFEST, STAGES
 from stages.running.runner import run_stages
 from stages.running.shard_work import run_shards
 from stages.running.signals import guarded
+from stages.running.state import States
+
+
+def _listing(run: RunSettings, stage: AnyStage) -> list[AnyStage]:
+    """The manifest, where it is missing before a stage that needs nothing else: `run_stages` lets one of several processes make it."""
+    due = stage.needs == (MANIFEST,) and States(run).of(MANIFEST).kind in ("missing", "partial")
+    return [MANIFEST] if due else []
 
 
 def _alone(stage: AnyStage) -> str:
@@ -62,6 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shards:
             run_shards(run, stage, shards)
         else:
-            run_stages(run, [stage], force=stage.name if options.force else None)
+            run_stages(run, [*_listing(run, stage), stage], force=stage.name if options.force else None)
 
     return guarded(work)

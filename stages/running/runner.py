@@ -66,7 +66,7 @@ def run_stages(
 
     Args:
         run: Settings.
-        stages: In order; before one that needs no more than the manifest, that is made too where it is missing.
+        stages: In order.
         force: A stage to run anew although it is done.
         console: Where to print.
         waiting: "for the dead" when a scheduler may have started this job again after its machine died: the lock that the dead one
@@ -89,7 +89,7 @@ def run_stages(
                     remove_dead(folder, "*/*")
                     warn_of_absent(run, console)
                 with processes.first_alone(MANIFEST.name, stop) as listing:
-                    if listing and _is_listing_due(run, stages):
+                    if listing and MANIFEST in stages:
                         _run_one(MANIFEST, run, device, stop, console, force=force == MANIFEST.name)
                 check_sizes(run, console if first else None)
                 for stage in (stage for stage in stages if stage is not MANIFEST):
@@ -97,14 +97,6 @@ def run_stages(
                         _run_one(stage, run, device, stop, console, force=stage.name == force)
     finally:
         processes.stop()
-
-
-def _is_listing_due(run: RunSettings, stages: Sequence[AnyStage]) -> bool:
-    """Whether the manifest is to be run: where it is asked for, or missing before a stage that begins with it."""
-    if MANIFEST in stages:
-        return True
-    begins = any(stage.needs == (MANIFEST,) for stage in stages[:1])
-    return begins and States(run).of(MANIFEST).kind in ("missing", "partial")
 
 
 def _run_one(
