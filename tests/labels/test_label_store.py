@@ -1,5 +1,6 @@
 """The HDF5 label-map store: what goes in comes out, nothing half-written counts, damage is reported in words."""
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -379,16 +380,14 @@ def test_equal_labels_are_equal_files_whenever_they_are_written(tmp_path: Path) 
 def test_labels_are_read_and_known_while_the_disk_gives_no_lock(tmp_path: Path) -> None:
     make_store(tmp_path)
     # What asks for a lock now is refused, as everything is on a file server without locks.
-    held = [open(path, "rb+") for path in tmp_path.glob("*.h5")]
-    for file in held:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    with pytest.raises(BlockingIOError):
-        h5py.File(tmp_path / "labels.h5", "r")
-    store = LabelStore.open(tmp_path)
-    np.testing.assert_array_equal(store.raw(7)[0], make_records(7, 8)[0].labels)
-    assert make_writer(tmp_path).missing_shards() == []
-    for file in held:
-        file.close()
+    with contextlib.ExitStack() as held:
+        for path in tmp_path.glob("*.h5"):
+            fcntl.flock(held.enter_context(open(path, "rb+")), fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            h5py.File(tmp_path / "labels.h5", "r")
+        store = LabelStore.open(tmp_path)
+        np.testing.assert_array_equal(store.raw(7)[0], make_records(7, 8)[0].labels)
+        assert make_writer(tmp_path).missing_shards() == []
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOLCK, errno.EACCES, errno.EIO, errno.EAGAIN])
