@@ -21,7 +21,7 @@ from stages.running.console import ConsoleReporter, duration
 from stages.running.folder import PROGRESS, StageFolder
 from stages.running.lock import Waiting, run_lock, stage_lock
 from stages.running.preflight import check_sizes, warn_of_absent
-from stages.running.process import begin_piece, peak_memory_mb
+from stages.running.process import allow_open_files, begin_piece, peak_memory_mb
 from stages.running.products import SMALL_BYTES, require_sound
 from stages.running.screen import Console
 from stages.running.signals import stop_on_signals
@@ -122,6 +122,7 @@ def _run_one(
         return
     states.check(stage.name, stage.needs)
     require_sound(folder, [need.name for need in stage.needs], most_bytes=SMALL_BYTES)
+    allow_open_files(stage.name, getattr(stage.block(run), "workers", 0))
     place = states.place(stage, stop)
     files = StageFolder(stage, place)
     if first:

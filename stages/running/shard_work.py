@@ -17,7 +17,7 @@ from stages.pipeline import STAGES
 from stages.running.console import ConsoleReporter, duration
 from stages.running.folder import StageFolder, read_progress
 from stages.running.lock import shard_lock
-from stages.running.process import begin_piece, peak_memory_mb
+from stages.running.process import allow_open_files, begin_piece, peak_memory_mb
 from stages.running.products import SMALL_BYTES, require_sound
 from stages.running.screen import Console
 from stages.running.signals import stop_on_signals
@@ -83,6 +83,7 @@ class _ShardWork:
         context = StageContext(
             **vars(self.place), device=self.device, reporter=reporter, skipped=skipped, confirm=self._confirm
         )
+        allow_open_files(name, getattr(self.stage.block(self.run), "workers", 0))
         begin_piece(self.run.seed)
 
         def facts() -> dict[str, Any]:

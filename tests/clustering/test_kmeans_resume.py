@@ -181,3 +181,19 @@ def wait(seconds: float) -> Iterator[None]:
     while time.monotonic() < deadline:
         yield
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, "text", "shape"])
+def test_centroids_of_a_checkpoint_that_cannot_be_begin_anew_with_a_warning(
+    features: FeatureStore, tmp_path: Path, wrong: object
+) -> None:
+    path = tmp_path / "kmeans.npz"
+    wanted = cluster(features, checkpoint=path)
+    with np.load(path, allow_pickle=False) as arrays:
+        content = dict(arrays)
+    centroids = content["best_centroids"]
+    replaced = {"text": centroids.astype(str), "shape": centroids[:, 1:]}
+    content["best_centroids"] = replaced[wrong] if isinstance(wrong, str) else np.full_like(centroids, wrong)
+    np.savez(path, allow_pickle=False, **content)
+    with pytest.warns(UserWarning, match="k-means starts again"):
+        assert bits(cluster(features, checkpoint=path)) == bits(wanted)

@@ -1,6 +1,8 @@
 import colorsys
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -311,3 +313,14 @@ def test_the_photographs_that_scikit_learn_ships_are_behind_about_four_objects_o
         # Blur and half-covered pixels carry the background a little way into the object.
         assert not different[before.mask].all()
     assert 8 <= changed <= 24
+
+
+def test_what_a_killed_drawing_left_is_removed_by_the_next(tmp_path):
+    script = "import os, sys; from luss.data import shapes; shapes._write_sample = lambda *job: os._exit(9); shapes.make_shapes(sys.argv[1])"
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path / "shapes")], check=False)
+    assert killed.returncode == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    # Another's, of whom nothing can be known here.
+    (tmp_path / ".shapes.00000000-1-1.partial").mkdir()
+    make_shapes(tmp_path / "shapes", **TINY)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".shapes.00000000-1-1.partial", "shapes"]

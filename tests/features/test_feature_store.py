@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -243,3 +244,19 @@ def test_several_processes_fill_one_store_even_when_they_overlap(tmp_path: Path)
         process.join()
     opened = FeatureWriter(tmp_path, 200, 3, "float32", 16, "a").finish()
     np.testing.assert_array_equal(opened.read(0, 200), values)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_a_shard_that_was_merely_not_opened_is_neither_missing_nor_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store(tmp_path, rows(10))
+
+    def refuse(path: Path, **options: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(np, "load", refuse)
+    for look in (writer(tmp_path).missing_shards, lambda: FeatureStore.open(tmp_path)):
+        with pytest.raises(LussError, match=r"shard-00000\.npy") as caught:
+            look()
+        assert "run the extraction again" not in str(caught.value)

@@ -271,3 +271,16 @@ def test_the_example_of_the_store_runs(folder: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(folder.parent)
     result = doctest.testmod(luss.labels.store)
     assert (result.failed, result.attempted > 4) == (0, True)
+
+
+def test_an_edit_that_was_killed_before_it_counted_is_taken_up_by_its_repetition(folder: Path) -> None:
+    add(folder, drop=(1,))
+    add(folder, merge=((2, 3),))
+    # As the kill left it: the layer is written, the word which one counts is not.
+    (folder / "pseudo_labels" / "labels" / "layers" / "current").write_text("1\n")
+    store = add(folder, merge=((2, 3),))
+    assert store.layer.number == 2
+    assert store.layers.numbers() == [1, 2]
+    # Another edit of the first layer is another layer.
+    store.layers.use(1)
+    assert add(folder, merge=((4, 5),)).layer.number == 3

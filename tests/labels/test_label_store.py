@@ -1,5 +1,8 @@
 """The HDF5 label-map store: what goes in comes out, nothing half-written counts, damage is reported in words."""
 
+import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -372,3 +375,38 @@ def test_equal_labels_are_equal_files_whenever_they_are_written(tmp_path: Path) 
         # HDF5 writes down whole seconds.
         time.sleep(1.1)
     assert files[0] == files[1]
+
+
+def test_labels_are_read_and_known_while_the_disk_gives_no_lock(tmp_path: Path) -> None:
+    make_store(tmp_path)
+    # What asks for a lock now is refused, as everything is on a file server without locks.
+    with contextlib.ExitStack() as held:
+        for path in tmp_path.glob("*.h5"):
+            fcntl.flock(held.enter_context(open(path, "rb+")), fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            h5py.File(tmp_path / "labels.h5", "r")
+        store = LabelStore.open(tmp_path)
+        np.testing.assert_array_equal(store.raw(7)[0], make_records(7, 8)[0].labels)
+        assert make_writer(tmp_path).missing_shards() == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOLCK, errno.EACCES, errno.EIO, errno.EAGAIN])
+def test_a_file_that_was_merely_not_opened_is_neither_called_damaged_nor_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    store = make_store(tmp_path)
+
+    def refuse(path: Path, *arguments: object, **options: object) -> None:
+        raise OSError(number, f"Unable to synchronously open file (errno = {number})")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    for read in (
+        lambda: LabelStore.open(tmp_path),
+        lambda: store.raw(0),
+        lambda: make_writer(tmp_path).missing_shards(),
+    ):
+        with pytest.raises(LussError) as caught:
+            read()
+        assert "damaged" not in str(caught.value)
+        assert "delete" not in str(caught.value)
+        assert str(tmp_path) in str(caught.value)

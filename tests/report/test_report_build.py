@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import tracemalloc
 from dataclasses import replace
@@ -332,3 +333,18 @@ def test_contact_sheets_of_the_stages_are_copied(finished_source: ReportSource, 
     figures = data_of(tmp_path / "report")["figures"]
     assert [figure["file"] for figure in figures] == ["figures/pseudo-labels.png", "figures/predictions-validation.png"]
     assert all((tmp_path / "report" / figure["file"]).is_file() for figure in figures)
+
+
+def test_no_temporary_file_of_a_killed_try_gets_into_a_finished_report(
+    finished_source: ReportSource, tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    build_report(finished_source, out)
+    work = out.with_name(".report.partial")
+    out.rename(work)
+    script = "import sys; from pathlib import Path; from luss.files import temporary_beside; temporary_beside(Path(sys.argv[1])).touch()"
+    for path in (work / "data.js", work / "clusters" / "1.js"):
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+    assert len(list(work.rglob(".*.partial"))) == 2
+    assert build_report(finished_source, out).num_drawn == 0
+    assert not list(out.rglob(".*.partial"))

@@ -39,16 +39,19 @@ class Fault:
     """What happens to a process when it is about to rename, open or link a file.
 
     Attributes:
-        event: Name of the audit event: "os.rename" (raised before a finished temporary file gets its name), "open", "os.link".
+        event: Name of the audit event: "os.rename" (raised before a finished temporary file gets its name), "open", "os.link". "writing" is
+            everything that changes a disk.
         path: What the path of the file contains; of the new name for a rename.
         count: At which of such events, from 1.
         signal: Sent to the process itself. None: from then on the disk is full.
+        refusal: In place of all that: number of the error with which every such event is refused.
     """
 
     event: str
     path: str
     count: int = 1
     signal: Signals | None = SIGKILL
+    refusal: int = 0
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,14 @@ def _install(fault: Fault) -> None:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
+        if fault.event == "writing":
+            event = "writing" if _writes(event, arguments) else event
         if event != fault.event or os.getpid() != process:
             return
         if fault.path not in str(arguments[1 if event in ("os.rename", "os.link") else 0]):
             return
+        if fault.refusal:
+            raise OSError(fault.refusal, os.strerror(fault.refusal), str(arguments[0]))
         seen += 1
         if seen != fault.count:
             return
@@ -177,6 +184,12 @@ def _install(fault: Fault) -> None:
             _fill_the_disk()
 
     sys.addaudithook(hook)
+
+
+def _writes(event: str, arguments: tuple[Any, ...]) -> bool:
+    if event == "open":
+        return bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+    return event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate")
 
 
 def _fill_the_disk() -> None:

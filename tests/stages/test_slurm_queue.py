@@ -1,5 +1,6 @@
 """What a scheduler says, from canned answers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -165,10 +166,18 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert read_jobs(tmp_path, "cluster") is None
 
 
-def test_a_damaged_record_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    ["[]", '{"jobs": [{"job": 3}]}', {"fingerprint": None}, {"jobs": [3]}, {"jobs": [{"id": 7, "kind": "stage"}]},
+     {"jobs": [{"id": "x", "kind": "stage"}]}, {"jobs": [{"id": "7", "kind": "other"}]}, {"jobs": [{"id": "7", "kind": "shards", "shards": [3]}]}],
+)  # fmt: skip
+def test_a_damaged_record_is_an_error_that_says_what_to_do(tmp_path: Path, change: str | dict[str, object]) -> None:
+    whole = {"stage": "cluster", "fingerprint": "f", "command": "luss submit", "jobs": []}
     (tmp_path / "jobs").mkdir()
-    (tmp_path / "jobs" / "cluster.json").write_text('{"jobs": [{"job": 3}]}')
-    with pytest.raises(LussError, match=r"cluster\.json is not a record of jobs"):
+    (tmp_path / "jobs" / "cluster.json").write_text(change if isinstance(change, str) else json.dumps(whole | change))
+    with pytest.raises(
+        LussError, match=r"cluster\.json is (damaged|not a record of jobs) .*: delete it once its jobs have ended"
+    ):
         read_jobs(tmp_path, "cluster")
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ import torch
 
 from luss.errors import LussError
 from luss.files import TEMPORARY_SUFFIX, temporary_beside
-from luss.training.checkpoint import checkpoints, load_newest, random_state, restore_random_state, save_checkpoint
+from luss.training.checkpoint import (
+    checkpoints,
+    load_newest,
+    misfit,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
 
 
 def state(step: int) -> dict[str, Any]:
@@ -139,3 +147,53 @@ def test_every_random_generator_continues_where_it_was_also_from_disk(tmp_path: 
     assert loaded is not None
     restore_random_state(loaded["random"])
     assert draw() == expected
+
+
+def job(width: int, step: int) -> tuple[torch.nn.Module, torch.optim.Optimizer, dict[str, Any]]:
+    model = torch.nn.Linear(width, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return model, optimizer, {**states, "step": step, "scaler": {}, "random": {}}
+
+
+def test_a_sound_checkpoint_of_another_network_falls_back_to_the_one_before_and_touches_nothing(tmp_path: Path) -> None:
+    model, optimizer, own = job(3, 1)
+    save_checkpoint(tmp_path, 1, own)
+    save_checkpoint(tmp_path, 2, job(4, 2)[2])
+    warnings: list[str] = []
+    fits = partial(misfit, model, optimizer, num_steps=10)
+    loaded = load_newest(tmp_path, warn=warnings.append, misfit=fits)
+    assert loaded is not None
+    assert loaded["step"] == 1
+    assert len(warnings) == 1
+    assert "step-000000002.pt is of another network (weight is (2, 4), not (2, 3)" in warnings[0]
+
+
+@pytest.mark.parametrize("change", [{"step": 11}, {"step": "1"}, {"optimizer": {"param_groups": []}}, {"model": None}])
+def test_a_checkpoint_of_another_training_or_of_none_is_passed_over(tmp_path: Path, change: dict[str, Any]) -> None:
+    model, optimizer, own = job(3, 1)
+    assert misfit(model, optimizer, own, 10) == ""
+    assert misfit(model, optimizer, own | change, 10)
+    assert misfit(model, optimizer, [1], 10)
+
+
+def test_after_falling_back_new_checkpoints_are_kept_and_the_unusable_ones_set_aside(tmp_path: Path) -> None:
+    for step in (8, 9):
+        save_checkpoint(tmp_path, step, state(step)).write_bytes(b"damaged")
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, state(step))
+    kept = ["step-000000002.pt", "step-000000003.pt"]
+    assert names(tmp_path) == [*kept, "step-000000008.pt.unusable", "step-000000009.pt.unusable"]
+
+
+def test_a_checkpoint_that_was_merely_not_opened_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, 1, state(1))
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("luss.training.checkpoint.zipfile.ZipFile", refuse)
+    with pytest.raises(LussError, match="ulimit -n"):
+        load_newest(tmp_path, warn=no_warning)
