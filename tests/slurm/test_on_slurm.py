@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from slurm_cluster import GATE, Cluster
+from tiny_run import write_tiny_config
 
 pytestmark = pytest.mark.slurm
 
@@ -135,6 +136,21 @@ def test_a_killed_process_is_named_ends_the_job_and_is_submitted_again(
     cluster.submit(stopped, "--until", "pretrain")
     assert cluster.job(stopped, "pretrain") != job
     cluster.wait_for_done(stopped, "pretrain")
+
+
+def test_without_a_word_about_resources_a_run_asks_for_what_the_machines_have_and_finishes(cluster: Cluster) -> None:
+    run, config = cluster.folder / "plain", cluster.folder / "plain.yaml"
+    write_tiny_config(config, cluster.folder / "shapes", "pretrain: {epochs: 1}\npixel_attention: {epochs: 1}\n")
+    command = ("submit", str(config), f"output={run}", "--until", "cluster")
+    said = cluster.luss(*command)
+    assert (
+        "pretrain: gpus_per_node 2 instead of 8, tasks_per_node 2 instead of 8, cpus_per_task 2 instead of 10" in said
+    )
+    assert "cluster: cpus_per_task 4 instead of 32" in said
+    with pytest.raises(AssertionError, match=r"pretrain asks for .*3 GPU.*no machine of partition main has"):
+        cluster.luss("submit", str(config), f"output={cluster.folder / 'refused'}", "--gpus-per-node", "3")
+    assert not (cluster.folder / "refused").exists()
+    cluster.wait_for_done(run, "cluster")
 
 
 @pytest.fixture(scope="module")
