@@ -282,7 +282,7 @@ class Manifest:
             with open(files.table, "rb") as file:
                 table = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             offsets = np.lib.format.open_memmap(files.offsets, mode="r")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # a damaged header makes NumPy raise several kinds
             refuse(error, files.table)
             raise LussError(f"the manifest of split {self.split!r} cannot be read ({error}): {_RENEW}") from error
         if len(table) != self._num_bytes or offsets.shape != (self._num_images,) or offsets.dtype != np.uint64:

@@ -132,7 +132,16 @@ def test_without_settings_in_the_model_the_usual_ones_count(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "decoding", [{"short_side": "big"}, {"short_side": 0}, {"total_foreground": 1}, {"max_aspect": 0.5}, [32]]
+    "decoding",
+    [
+        {"short_side": "big"},
+        {"short_side": 0},
+        {"total_foreground": 1},
+        {"max_aspect": 0.5},
+        {"short_side": 10**6},
+        {"max_aspect": float("inf")},
+        [32],
+    ],
 )
 def test_wrong_settings_in_a_model_are_an_error(tmp_path: Path, decoding: Any) -> None:
     edit(saved_segmenter(tmp_path) / "config.json", decoding=decoding)
@@ -196,6 +205,9 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         ({"name": "resnet18"}, "do not fit the backbone 'resnet18'"),
         ({"name": "resnet81"}, "no model 'resnet81'"),
         ({"mean": [0.5]}, "config.json has a wrong entry .mean"),
+        ({"std": [1, 0, 1]}, "config.json has a wrong entry .std"),
+        ({"num_clusters": 10**12}, "1000000000000 clusters, and a head of the shape"),
+        ({"output_stride": float("inf")}, "config.json has a wrong entry"),
     ],
 )
 def test_an_edited_description_is_an_error(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

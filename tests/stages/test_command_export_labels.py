@@ -125,3 +125,28 @@ def test_the_record_of_an_export_says_what_it_is(luss: Launcher, finished: Path,
     assert record["identity"]["labels"] == json.loads((finished / "pseudo_labels" / "DONE.json").read_text())["id"]
     store = LabelStore.open(finished)
     assert sum(record["pixels"]) == sum(np.prod(store.image_size(index)) for index in range(60))
+
+
+def replace_in(path: Path, before: str, after: str) -> None:
+    path.write_text(path.read_text().replace(before, after))
+
+
+def test_images_are_taken_from_where_the_run_listed_them_else_from_its_data_else_a_person_is_asked(
+    luss: Launcher, finished: Path, shapes_folder: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    words = ["export", str(run), "--format", "webdataset", "--out"]
+    root = shapes_folder / "train"
+    replace_in(run / "manifest" / "manifest" / "train.json", str(shapes_folder), "/gone")
+    outcome = luss(*words, str(tmp_path / "data"))
+    assert (outcome.code, f"60 images of train (images from {root})" in outcome.output) == (0, True), outcome.output
+    for path in run.rglob("*.yaml"):
+        replace_in(path, str(shapes_folder), "/gone")
+    outcome = luss(*words, str(tmp_path / "asked"))
+    assert (outcome.code, "give the folder that holds them with --images" in outcome.output) == (2, True)
+    assert not (tmp_path / "asked").exists()
+    outcome = luss(*words, str(tmp_path / "given"), "--images", str(root))
+    assert outcome.code == 0, outcome.output
+    assert (tmp_path / "given" / "train-000000.tar").read_bytes() == (
+        tmp_path / "data" / "train-000000.tar"
+    ).read_bytes()
