@@ -86,9 +86,11 @@ class _Lasting:
 
 def hold_standard_streams() -> None:
     """Opens standard streams that were closed at the start: a product would get the number of one, and with it what libraries print."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
+    # Where no more files may be opened, those three are open.
+    with contextlib.suppress(OSError):
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
 
 
 def end_standard_streams() -> None:

@@ -298,7 +298,7 @@ def test_a_note_that_its_maker_takes_away_meanwhile_does_not_count(
         (notes / "00001.progress.json").unlink(missing_ok=True)
         return read_json(path)
 
-    monkeypatch.setattr("stages.running.folder.read_json", read_late)
+    monkeypatch.setattr("stages.running.folder.read_record", read_late)
     assert work_of_shards(tmp_path) == (6.0, 400)
     (notes / "00000.json").write_text("{", encoding="utf-8")
     with pytest.raises(LussError, match="is not valid JSON"):
