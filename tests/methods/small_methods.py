@@ -99,7 +99,7 @@ def train(method: Method, manifest: Manifest, folder: Path, *, stop_after: int =
         reporter=reporter,
         stop=stop,
         batch_size=BATCH,
-        lr=0.03,
+        lr=0.01,
         optimizer=OptimizerSettings("sgd"),
     ).run()
     return reporter

@@ -251,7 +251,7 @@ def test_heads_of_resnet18_have_as_many_parameters_as_the_published_ones() -> No
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(LussError, match=r"'pass': did you mean pass_s.*pass_s, swav"):
+    with pytest.raises(LussError, match=r"'pass': did you mean pass_s.*pass_s, .*swav"):
         method_class("pass")
 
 
