@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from luss import processes
 from luss.labels.source import LabelSource
+from luss.models.heads import start_convolutions
 from luss.models.io import load_backbone, save_segmenter
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
@@ -59,6 +60,7 @@ class Finetune(Stage[FinetuneSettings]):
         backbone = load_backbone(context.of(self.start_from), output_stride=settings.output_stride)
         image_root, source, num_classes = self.learn_from.labels(context)
         network = SegmentationNetwork(backbone, num_classes)
+        start_convolutions(network.head, settings.convolution_start)
         dataset = LabelledCrops(image_root, source, settings, seed=run.seed, max_pixels=run.data.max_pixels)
         task = SegmentationTask(network, ignored_id=self.learn_from.ignored_id)
         steps = train(context, task, dataset, settings)

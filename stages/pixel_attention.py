@@ -31,6 +31,7 @@ def attention_settings(run: RunSettings) -> PixelAttentionSettings:
 class PixelAttentionStage(Stage[PixelAttentionSettings]):
     """Product: `attention.safetensors`; with `batch_norm: drifting` also the drifted backbone."""
 
+    version = 2
     seeded = True
     distributed = True
     work = "trained"

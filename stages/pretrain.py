@@ -20,7 +20,7 @@ from stages.parts.training import train
 class Pretrain(Stage[PretrainSettings]):
     """Trains `pretrain.method`; products: `backbone.safetensors` (plain timm weights) and `method.safetensors` (its heads)."""
 
-    version = 3
+    version = 4
     seeded = True
     distributed = True
     work = "trained"

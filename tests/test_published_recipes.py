@@ -30,6 +30,8 @@ BY_SET: dict[str, tuple[Any, Any, Any]] = {
     "pretrain.method.local_views.count": (6, 0, 0),
     "pixel_attention.lr": (6.0, 0.6, 0.6),
     "cluster.num_clusters": (50, 300, 919),
+    # The largest model was pretrained on all of ImageNet-1k: with the classes that ImageNet-S-919 has no category for.
+    "data.extra": ([], [], ["train-extra"]),
 }
 # Setting: its published value for every set.
 COMMON: dict[str, Any] = {
@@ -51,6 +53,8 @@ COMMON: dict[str, Any] = {
     "pretrain.method.shallow_weights": [1.0],
     "pretrain.method.pixel_alignment_weight": 1.0,
     "pretrain.method.grid_size": 7,
+    "pretrain.method.projector_batch": "all_sizes",
+    "pretrain.method.convolution_start": "kaiming",
     "pretrain.lr": 0.6,
     "pixel_attention.epochs": 20,
     "pixel_attention.views.count": 2,
@@ -61,6 +65,8 @@ COMMON: dict[str, Any] = {
     "pixel_attention.target_stride": 8,
     "pixel_attention.shared": False,
     "pixel_attention.saliency.weight": 0.0,
+    "pixel_attention.convolution_start": "kaiming",
+    "pixel_attention.attention_batch": "all_views",
     "extract_features.resize": 256,
     "extract_features.crop": 224,
     "extract_features.layout_stages": [],
@@ -76,6 +82,8 @@ COMMON: dict[str, Any] = {
     "finetune.scale": (0.08, 1.0),
     "finetune.label_stride": 2,
     "finetune.output_stride": 0,
+    "finetune.convolution_start": "kaiming",
+    "semi_finetune.convolution_start": "kaiming",
     "finetune.colours.jitter_probability": 0.0,
     "finetune.colours.grey_probability": 0.0,
     "finetune.colours.blur_probability": 0.0,
@@ -144,6 +152,12 @@ def test_every_training_has_the_published_optimiser_batch_and_schedule(name: str
 def test_views_are_recoloured_as_published(name: str, stage: str) -> None:
     group = {"pretrain": "pretrain.method.global_views", "pixel_attention": "pixel_attention.views"}[stage]
     assert {key: value(settings(name), f"{group}.colours.{key}") for key in COLOURS} == COLOURS
+
+
+def test_the_small_published_recipe_has_what_is_published_by_default_too() -> None:
+    run = load_config(CONFIGS / "objects27_cpu_published.yaml")
+    assert value(run, "pretrain.method.projector_batch") == "all_sizes"
+    assert value(run, "pixel_attention.attention_batch") == "all_views"
 
 
 def test_the_smallest_set_has_the_published_local_crops() -> None:

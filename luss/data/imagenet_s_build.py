@@ -1,8 +1,8 @@
 """Builds ImageNet-S-50, -300 and -919 from a folder of ImageNet and the published annotations.
 
 Which images there are follows from the annotations: the categories are their folders; the images of `train-semi` and `validation` are
-those that have a mask; `train` is all of ImageNet's training images of the categories. `test` has no public masks: its images are known
-only from the toolkit's lists.
+those that have a mask; `train` is all of ImageNet's training images of the categories, `train-extra` (of 919 alone) all of its others. `test`
+has no public masks: its images are known only from the toolkit's lists.
 Source: Gao et al., "Large-scale Unsupervised Semantic Segmentation" (ImageNet-S), https://github.com/LUSSeg/ImageNet-S.
 """
 
@@ -32,6 +32,10 @@ PUBLISHED: dict[int, dict[str, int]] = {
     919: {"categories": 919, "train": 1_183_322, "train-semi": 9_190, "validation": 12_419, "test": 27_423},
 }
 """Published numbers of categories and images of each set."""
+
+
+EXTRA = "train-extra"
+"""Folder of ImageNet's training images that ImageNet-S-919 has no category for."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class _Build:
         self.categories, self.val = _categories(self.annotations), self.imagenet.val_images()
 
     def run(self) -> Built:
-        for split in SPLITS:
+        for split in (*SPLITS, EXTRA):
             folder = self.built.folder / split
             if folder.is_symlink():
                 raise LussError(f"{folder} is a link, through which files would be written elsewhere: remove the link")
@@ -144,6 +148,7 @@ class _Build:
         self.train()
         if self.number == 919 and self.imagenet.train.is_dir():
             self.place.linked_folder(self.imagenet.train, self.built.folder / "train-full")
+            self.extra()
         self.count()
         self.built.num_made = self.place.num_made
         return self.built
@@ -221,6 +226,14 @@ class _Build:
             if not merged and not self.place.copy and present and self.place.linked_folder(present[0], target):
                 continue
             for source in present:
+                self.folder_of_files(target, source, image_names(source))
+
+    def extra(self) -> None:
+        """Puts the folders of ImageNet's train that no category takes beside `train`: the published model learned from all of ImageNet."""
+        others = {entry.name for entry in os.scandir(self.imagenet.train) if entry.is_dir() and entry.name[:1] != "."}
+        for wnid in sorted(others - set(self.categories) - set(MERGES)):
+            source, target = self.imagenet.train / wnid, self.built.folder / EXTRA / wnid
+            if self.place.copy or not self.place.linked_folder(source, target):
                 self.folder_of_files(target, source, image_names(source))
 
     def progress(self, split: str) -> Iterator[str]:

@@ -98,14 +98,13 @@ class OnlineClustering(nn.Module):
         """SwAV's loss L_e, the codes that produced it, and its scalars (loss and signs of collapse).
 
         Args:
-            vectors: One tensor (count * B, L) of pooled features a view group, views one after another; the first group's first views
-                assign the codes.
+            vectors: Pooled features (count * B, L), views one after another, a tensor for each batch that the projector's norms see
+                together; the first of all views assign the codes.
             progress: Where training stands.
             num_images: B.
         """
         if self.training:
             self.normalise_prototypes()
-        # Every group passes the projector by itself: its batch norm sees crops of one kind at a time.
         embeddings: list[Tensor] = []
         for vector in vectors:
             embeddings.extend(torch.split(self.embed(vector), num_images))

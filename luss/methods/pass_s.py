@@ -13,8 +13,8 @@ from luss.losses.pixel_alignment import overlap_grids, pixel_alignment, sample_p
 from luss.losses.swapped_prediction import swapped_prediction
 from luss.methods.base import Given
 from luss.methods.swav import SwAV, SwAVSettings
-from luss.models.heads import ShallowHead, pixel_predictor, pixel_projector
-from luss.settings import MethodSettings
+from luss.models.heads import ShallowHead, pixel_predictor, pixel_projector, start_convolutions
+from luss.settings import ConvolutionStart, MethodSettings
 from luss.settings.fields import at_least, setting, weights
 from luss.training.task import Progress, StepOutput
 
@@ -35,6 +35,8 @@ class PassSSettings(SwAVSettings):
     points: Literal["centres", "edges"] = "centres"
     padding: Literal["border", "zeros"] = "border"
     pairs: Literal["overlapping", "all"] = "overlapping"
+    # First weights of the heads' convolutions; kaiming: normal with variance 2 / fan-out (the published code).
+    convolution_start: ConvolutionStart = "torch"
 
     def problems(self) -> list[str]:
         """A weight for every stage, and some weight for the clustering loss."""
@@ -80,14 +82,16 @@ class PassS(SwAV):
         self.shallow = nn.ModuleDict(
             {str(stage): ShallowHead(backbone.channels[stage - 1], hidden, dim) for stage in settings.shallow_stages}
         )
+        for name, head in self.named_children():
+            if name != "backbone":
+                start_convolutions(head, settings.convolution_start)
 
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """All three losses; scalars: `swav`, `d2s_<stage>`, `p2p` and SwAV's signs of collapse."""
         own, num_images = self.settings, len(inputs.indices)
         features = [self.backbone(group.flat()) for group in inputs.groups]
-        deep, codes, scalars = self.clustering.loss(
-            [group.pooled() for group in features], progress, num_images=num_images
-        )
+        batches = self.projector_batches([group.pooled() for group in features])
+        deep, codes, scalars = self.clustering.loss(batches, progress, num_images=num_images)
         total, weight_sum = own.deep_weight * deep, own.deep_weight
         for stage, weight in zip(own.shallow_stages, own.shallow_weights, strict=True):
             loss = self.deep_to_shallow(stage, features[0].maps[stage - 1], codes)

@@ -1,7 +1,10 @@
 """SwAV: learning by predicting one view's cluster from another view (Caron et al. 2020)."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
 
 from luss.data.views import Views
 from luss.methods.base import Given, Method
@@ -18,6 +21,8 @@ class SwAVSettings(MethodSettings):
     global_views: ViewSettings = field(default_factory=lambda: ViewSettings(2, 224, (0.14, 1.0)))
     local_views: ViewSettings = field(default_factory=lambda: ViewSettings(6, 96, (0.05, 0.14)))
     clustering: ClusteringSettings = field(default_factory=ClusteringSettings)
+    # Which crops the projector's batch norms see together: those of all sizes (the published code), or those of each size by themselves.
+    projector_batch: Literal["all_sizes", "each_size"] = "all_sizes"
 
     def problems(self) -> list[str]:
         """Codes come from exactly two views."""
@@ -50,8 +55,13 @@ class SwAV(Method):
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Swapped prediction loss; scalars: loss parts and signs of collapse."""
         vectors = [self.backbone(group.flat()).pooled() for group in inputs.groups]
-        loss, _, scalars = self.clustering.loss(vectors, progress, num_images=len(inputs.indices))
+        batches = self.projector_batches(vectors)
+        loss, _, scalars = self.clustering.loss(batches, progress, num_images=len(inputs.indices))
         return StepOutput(loss, scalars)
+
+    def projector_batches(self, vectors: list[Tensor]) -> list[Tensor]:
+        """The batches that pass the projector one after another: pooled vectors (count * B, L), one tensor a view group, or all in one."""
+        return [torch.cat(vectors)] if self.settings.projector_batch == "all_sizes" else vectors
 
     def after_backward(self, progress: Progress) -> None:
         """Freezes the prototypes during the first steps."""

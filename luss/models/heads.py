@@ -2,6 +2,20 @@
 
 from torch import Tensor, nn
 
+from luss.settings import ConvolutionStart
+
+
+def start_convolutions(module: nn.Module, start: ConvolutionStart) -> None:
+    """Draws the weights of every convolution of a head anew where `start` is "kaiming": normal, variance 2 / fan-out (He et al. 2015).
+
+    Biases and linear layers keep torch's own start, and so does everything where `start` is "torch": no random number is spent then.
+    """
+    if start == "torch":
+        return
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+
 
 def image_projector(in_dim: int, hidden_dim: int, out_dim: int) -> nn.Sequential:
     """M_I: vector (B, in_dim) -> embedding (B, out_dim) before normalisation; the last batch norm has no affine part."""

@@ -22,6 +22,7 @@ from luss.settings.stages import SemiFinetuneSettings as SemiFinetuneSettings
 from luss.settings.stages import WholeImageSettings as WholeImageSettings
 from luss.settings.training import BackboneSettings as BackboneSettings
 from luss.settings.training import ClusteringSettings as ClusteringSettings
+from luss.settings.training import ConvolutionStart as ConvolutionStart
 from luss.settings.training import MethodSettings as MethodSettings
 from luss.settings.training import OptimizerSettings as OptimizerSettings
 from luss.settings.training import PretrainSettings as PretrainSettings

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from luss.settings.fields import above, area, at_least, one_of, setting, share, transient, weights, within
-from luss.settings.training import ClusteringSettings, Precision, TrainSettings
+from luss.settings.training import ClusteringSettings, ConvolutionStart, Precision, TrainSettings
 from luss.settings.views import ColourSettings, ViewSettings, no_colours, unread_masks
 
 Engine = Literal["auto", "faiss", "torch"]
@@ -27,6 +27,8 @@ class PixelAttentionSettings(TrainSettings):
     views: ViewSettings = field(default_factory=lambda: ViewSettings(2, 224, (0.08, 1.0)))
     # One attention map for all channels instead of one a channel.
     shared: bool = False
+    # First weights of the attention's convolutions; kaiming: normal with variance 2 / fan-out (the published code).
+    convolution_start: ConvolutionStart = "torch"
     # Stride in pixels to which the last feature map is resized before attention, clustering and labelling.
     target_stride: int = above(0, 8)
     queue_length: int = at_least(0, 3840)
@@ -35,6 +37,8 @@ class PixelAttentionSettings(TrainSettings):
     train_prototypes: bool = False
     # drifting: the frozen network's batch norms go on averaging (the published code).
     batch_norm: Literal["frozen", "drifting"] = "frozen"
+    # Which views the attention's batch norms, and drifting ones of the network, see together: all of them (the published code), or each by itself.
+    attention_batch: Literal["all_views", "each_view"] = "all_views"
     # The clustering head that is trained here where pretraining leaves none; its queue is the one above.
     head: ClusteringSettings = field(
         default_factory=lambda: ClusteringSettings(freeze_prototypes_steps=0, draw_prototypes_steps=100)
@@ -155,6 +159,8 @@ class FinetuneSettings(TrainSettings):
     output_stride: int = one_of(0, 0, 8, 16, 32)
     # Labels and logits meet at size / this.
     label_stride: int = above(0, 2)
+    # First weights of the segmentation head; kaiming: normal with variance 2 / fan-out (the published code).
+    convolution_start: ConvolutionStart = "torch"
 
     def problems(self) -> list[str]:
         """Labels of at least one position."""

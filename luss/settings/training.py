@@ -8,6 +8,9 @@ from luss.settings.views import unread_masks
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
+ConvolutionStart = Literal["torch", "kaiming"]
+"""First weights of convolutions behind the backbone: torch's own, or normal with variance 2 / fan-out (the published code)."""
+
 
 @dataclass
 class OptimizerSettings:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from luss.data.views import Views
 from luss.methods.clustering import OnlineClustering
 from luss.models.backbone import Backbone
+from luss.models.heads import start_convolutions
 from luss.models.pixel_attention import PixelAttention, attention_pool, upsample_to
 from luss.models.saliency import border_saliency
 from luss.settings import ClusteringSettings, PixelAttentionSettings
@@ -34,6 +35,7 @@ class AttentionTask(Task):
         self.backbone, self.settings, self.own_head = backbone, settings, pretrained is None
         self.clustering = pretrained or attention_clustering(settings.head, settings, backbone.num_channels)
         self.attention = PixelAttention(backbone.num_channels, shared=settings.shared)
+        start_convolutions(self.attention, settings.convolution_start)
         backbone.requires_grad_(False)
         if not self.own_head:
             self.clustering.requires_grad_(False)
@@ -64,9 +66,9 @@ class AttentionTask(Task):
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Clustering loss of attention-pooled views, plus the saliency teacher where it is on; scalars include `attention_spread`."""
         vectors, maps = [], []
-        # View by view: the attention's batch norms see one view at a time, as published.
-        for view in inputs.groups[0].images:
-            normalised = self.features(view)
+        together = self.settings.attention_batch == "all_views"
+        for images in [inputs.groups[0].flat()] if together else inputs.groups[0].images:
+            normalised = self.features(images)
             attention = self.attention(normalised).float()
             vectors.append(attention_pool(normalised, attention))
             maps.append(attention.mean(dim=1))

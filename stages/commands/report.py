@@ -125,13 +125,6 @@ def _metric_rows(run: Any) -> tuple[Any, ...]:
     from luss.report.source import MetricRow
     from stages.running.results import result_rows
 
-    found = []
-    for row in result_rows(run):
-        baseline = row.protocol.removeprefix("baseline: ")
-        if baseline != row.protocol:
-            found.append(MetricRow("baseline", baseline, row.split, row.metrics))
-        elif row.protocol == "unsupervised":
-            found.append(MetricRow("run", row.run, row.split, row.metrics))
-        else:
-            found.append(MetricRow("protocol", f"{row.run}, {row.protocol}", row.split, row.metrics))
-    return tuple(found)
+    labels = {"run": "{0.run}", "protocol": "{0.run}, {0.protocol}", "baseline": "{0.protocol}"}
+    rows = result_rows(run)
+    return tuple(MetricRow(row.kind, labels[row.kind].format(row), row.split, row.metrics) for row in rows)

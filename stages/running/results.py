@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -86,27 +86,56 @@ def status_table(
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One line of the table of results: which run, which protocol (and form of it), which split, and its metrics in percent."""
+    """One line of the table of results.
+
+    Attributes:
+        run: Which run.
+        kind: run (its unsupervised masks), protocol (another one of the same run) or baseline.
+        protocol: Which protocol and form of it, or which baseline, in words.
+        split: On which images.
+        metrics: In percent, those of `metrics.json`.
+        clusters: Clusters that were matched to categories; None where ids were categories already.
+    """
 
     run: str
+    kind: Literal["run", "protocol", "baseline"]
     protocol: str
     split: str
     metrics: Mapping[str, Any]
+    clusters: int | None = None
+
+    @property
+    def categories(self) -> int:
+        """Categories of the masks, background left out."""
+        return len(self.metrics["ious"]) - 1
 
 
 def result_rows(run: RunSettings) -> Iterator[ResultRow]:
     """The metrics of a run's finished protocols, also of those that it was not started with this time."""
     states = States(run)
-    for title, stage in ((protocol.title, protocol.last) for protocol in PROTOCOLS.values()):
+    for name, (title, stage) in {name: (each.title, each.last) for name, each in PROTOCOLS.items()}.items():
         if states.of(stage).kind != "done":
             continue
-        found, protocol = read_json(states.run_folder / stage.name / "metrics.json"), title
+        found, words = read_json(states.run_folder / stage.name / "metrics.json"), title
+        kind: Literal["run", "protocol"] = "run" if name == "unsupervised" else "protocol"
         if found.get("used_labels_for_threshold"):
-            protocol = f"{protocol} but for a threshold from ground truth"
-        yield from (ResultRow(run.name, protocol, split, values) for split, values in found["splits"].items())
-        rematched = found.get("rematched", {"splits": {}})["splits"]
-        yield from (ResultRow(run.name, f"{protocol}, rematched", split, values) for split, values in rematched.items())
-    yield from (ResultRow(run.name, f"baseline: {title}", split, values) for title, split, values in baseline_rows(run))
+            words = f"{title} but for a threshold from ground truth"
+        clusters = found.get("clusters")
+        for split, values in found["splits"].items():
+            yield ResultRow(run.name, kind, words, split, values, clusters)
+        for split, values in found.get("rematched", {"splits": {}})["splits"].items():
+            yield ResultRow(run.name, kind, f"{words}, rematched", split, values)
+    for title, split, values in baseline_rows(run):
+        yield ResultRow(run.name, "baseline", title, split, values)
+
+
+def _matched(rows: Sequence[ResultRow]) -> str:
+    """How many clusters met how many categories, of each run where these differ: with unlike numbers a perfect match there is none."""
+    numbers = {row.run: f"{row.clusters} clusters" for row in rows if row.clusters is not None}
+    categories = ", ".join(dict.fromkeys(f"{row.categories} categories" for row in rows))
+    if len(set(numbers.values())) > 1:
+        numbers = {run: f"{words} ({run})" for run, words in numbers.items()}
+    return ", ".join([*dict.fromkeys(numbers.values()), categories])
 
 
 def print_results(runs: Sequence[RunSettings], console: Console) -> None:
@@ -115,7 +144,7 @@ def print_results(runs: Sequence[RunSettings], console: Console) -> None:
     if rows:
         several = len({row.protocol for row in rows}) > 1
         title = "percent; unsupervised and rematched" if several else f"percent; {rows[0].protocol}"
-        table = Table(title=f"{title}: matched on the first split", title_justify="left")
+        table = Table(title=f"{title}: matched on the first split; {_matched(rows)}", title_justify="left")
         for heading in ("run", *(("protocol",) if several else ()), "split", *_NAMES.values(), "images"):
             if heading in ("run", "protocol", "split"):
                 table.add_column(heading, overflow="fold")
@@ -123,8 +152,9 @@ def print_results(runs: Sequence[RunSettings], console: Console) -> None:
                 table.add_column(heading, justify="right", width=max(map(len, heading.split())))
         for row in rows:
             numbers = (f"{row.metrics[key]:.1f}" for key in _NAMES)
-            words = (row.run, row.protocol, row.split) if several else (row.run, row.split)
-            table.add_row(*words, *numbers, str(row.metrics["num_images"]))
+            words = f"baseline: {row.protocol}" if row.kind == "baseline" else row.protocol
+            named = (row.run, words, row.split) if several else (row.run, row.split)
+            table.add_row(*named, *numbers, str(row.metrics["num_images"]))
         console.print(table)
     for run in runs:
         folder = Path(run.output)

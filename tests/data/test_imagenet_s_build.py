@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_imagenet import DOG, FISH, MERGED, SEMI, TOWEL, VALIDATION, build, names, tree
+from small_imagenet import DOG, FISH, MERGED, SEMI, TOWEL, VALIDATION, build, fill, names, tree
 
 from luss.data.imagenet_s_build import MERGES, PUBLISHED
 from luss.data.imagenet_s_build_archive import find_sets
@@ -50,6 +50,23 @@ def test_only_the_919_set_merges(annotations: Path, imagenet: Path, tmp_path: Pa
     root = tmp_path / "out" / "ImageNetS300"
     assert names(root / "train") == {f"{w}/{w}_{number}.JPEG" for w in (FISH, DOG, TOWEL) for number in range(3)}
     assert not (root / "train-full").exists()
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_training_images_without_a_category_lie_beside_the_919_and_the_two_are_all_of_imagenet(
+    annotations: Path, imagenet: Path, tmp_path: Path, copy: bool
+) -> None:
+    for number in range(2):
+        fill(imagenet / "train" / "n09999999" / f"n09999999_{number}.JPEG")
+    for _ in range(2):
+        build(annotations, imagenet, tmp_path / "out", copy=copy)
+        root = tmp_path / "out" / "ImageNetS919"
+        assert names(root / "train-extra") == {f"n09999999/n09999999_{number}.JPEG" for number in range(2)}
+        both = [Path(name).name for split in ("train", "train-extra") for name in names(root / split)]
+        assert sorted(both) == sorted(Path(name).name for name in names(imagenet / "train"))
+        assert (root / "train-extra" / "n09999999").is_symlink() != copy
+    build(annotations, imagenet, tmp_path / "out", number=300)
+    assert not (tmp_path / "out" / "ImageNetS300" / "train-extra").exists()
 
 
 def test_the_five_published_merges_and_counts_are_known() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_pass import at_step, tiny_pass_s, tiny_swav, tiny_views
 from torch import nn
 
@@ -280,3 +281,59 @@ def test_a_queue_shorter_than_a_forward_pass_does_not_fit_the_training() -> None
     assert settings.fits(TrainSettings(batch_size=200, accumulate=2)) == []
     (problem,) = settings.fits(TrainSettings(batch_size=200))
     assert problem.startswith("clustering.queue_length is 100")
+
+
+def naive_embeddings(method: SwAV, pooled: list[torch.Tensor]) -> torch.Tensor:
+    """Linear, batch norm, ReLU, linear, batch norm without affine part, unit length: over all rows at once."""
+    first, second = method.clustering.projector[0], method.clustering.projector[3]
+    hidden = first(torch.cat(pooled))
+    hidden = ((hidden - hidden.mean(dim=0)) / (hidden.var(dim=0, unbiased=False) + 1e-5).sqrt()).clamp(min=0)
+    out = second(hidden)
+    out = (out - out.mean(dim=0)) / (out.var(dim=0, unbiased=False) + 1e-5).sqrt()
+    return out / out.norm(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("learner", [tiny_swav, tiny_pass_s])
+def test_crops_of_all_sizes_pass_the_projector_as_one_batch_unless_they_are_kept_apart(
+    learner: Callable[..., SwAV], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, views = learner(local_views=3), tiny_views(local_views=3)
+    seen: list[torch.Tensor] = []
+    embed = method.clustering.embed
+    monkeypatch.setattr(method.clustering, "embed", lambda vectors: seen.append(embed(vectors)) or seen[-1])
+    method(views, at_step())
+    with torch.no_grad():
+        pooled = [method.backbone(group.flat()).pooled() for group in views.groups]
+        expected = naive_embeddings(method, pooled)
+    assert [len(batch) for batch in seen] == [2 * 4 + 3 * 4]
+    torch.testing.assert_close(seen[0].detach(), expected, atol=1e-5, rtol=1e-4)
+    seen.clear()
+    method.settings.projector_batch = "each_size"
+    method(views, at_step())
+    assert [len(batch) for batch in seen] == [2 * 4, 3 * 4]
+    assert float(F.cosine_similarity(seen[0].detach(), expected[:8]).min()) < 0.99
+
+
+def test_every_convolution_of_the_heads_starts_as_published_and_no_linear_layer_does() -> None:
+    sizes = {
+        "clustering": {"hidden_dim": 256, "embedding_dim": 128},
+        "shallow_stages": [2, 3],
+        "shallow_weights": [1.0, 1.0],
+    }
+    published, usual = (tiny_pass_s(convolution_start=start, **sizes) for start in ("kaiming", "torch"))
+    heads = [name for name, _ in published.named_children() if name != "backbone"]
+    assert {"pixel_projector", "pixel_predictor", "shallow", "clustering"} == set(heads)
+    num_convolutions = 0
+    for name, module in published.named_modules():
+        if name.startswith("backbone"):
+            continue
+        if isinstance(module, nn.Conv2d):
+            fan_out = module.weight.shape[0] * module.weight.shape[2] * module.weight.shape[3]
+            assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1), name
+            num_convolutions += 1
+        if isinstance(module, nn.Linear):
+            # Uniform between -1 and 1 over the root of the inputs: torch's own.
+            assert float(module.weight.detach().abs().max()) <= module.in_features**-0.5, name
+    assert num_convolutions == 3 + 2 + 2 * 3
+    convolution = usual.pixel_projector[0]
+    assert float(convolution.weight.detach().abs().max()) <= convolution.in_channels**-0.5

@@ -1,14 +1,19 @@
 """`luss report` on the tiny run, whole, half, and with things gone wrong."""
 
+import io
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from running import Fault, Launcher
 
 from luss.report.categories import count_confusion
+from luss.settings import RunSettings
+from stages.commands.report import report_source
+from stages.running.results import print_results, settings_of_run
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +139,31 @@ def test_a_full_disk_is_said_and_the_old_report_stays(luss: Launcher, finished: 
     assert outcome.code == 2
     assert "full" in outcome.output
     assert (out / "data.js").read_bytes() == before
+
+
+def printed(*runs: RunSettings) -> str:
+    console = Console(record=True, width=200, file=io.StringIO())
+    print_results(runs, console)
+    return " ".join(console.export_text().split())
+
+
+def with_facts(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
+    """From now on the metrics that are read say something else."""
+    monkeypatch.setattr("stages.running.results.read_json", lambda path: json.loads(path.read_text()) | facts)
+
+
+def test_numbers_with_a_threshold_from_ground_truth_are_still_the_run_s_own(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_facts(monkeypatch, used_labels_for_threshold=True)
+    (row,) = report_source(finished).metrics
+    assert (row.kind, row.label, row.split) == ("run", "tiny", "validation")
+    assert "unsupervised but for a threshold from ground truth" in printed(settings_of_run(finished))
+
+
+def test_the_table_says_how_many_clusters_met_how_many_categories(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "matched on the first split; 10 clusters, 10 categories" in printed(settings_of_run(finished))
+    with_facts(monkeypatch, clusters=12)
+    assert "matched on the first split; 12 clusters, 10 categories" in printed(settings_of_run(finished))

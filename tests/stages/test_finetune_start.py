@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 def untrained(luss: Launcher, config: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished run with a fine-tuning of no step."""
     run = copy_until(finished, tmp_path_factory.mktemp("untrained"), "finetune")
-    outcome = luss("run", str(config), f"output={run}", "finetune.epochs=0", "--until", "finetune")
+    words = [f"output={run}", "finetune.epochs=0", "finetune.convolution_start=kaiming", "--until", "finetune"]
+    outcome = luss("run", str(config), *words)
     assert outcome.code == 0, outcome.output
     return run
 
@@ -53,6 +54,11 @@ def test_fine_tuning_starts_from_the_backbone_of_stage_1(request: pytest.Fixture
     started = bits(run / "finetune" / "model.safetensors", "backbone.")
     assert len(started) > 10
     assert started == bits(run / "pretrain" / "backbone.safetensors")
+
+
+def test_the_segmentation_head_starts_as_published_where_asked(untrained: Path) -> None:
+    head = safetensors.torch.load_file(untrained / "finetune" / "model.safetensors")["head.weight"]
+    assert float(head.std()) == pytest.approx((2 / len(head)) ** 0.5, rel=0.1)
 
 
 def test_the_published_attention_writes_a_backbone_whose_statistics_alone_have_drifted(published: Path) -> None:

@@ -229,3 +229,26 @@ def test_the_saliency_teacher_makes_attention_tell_an_object_from_its_border(sha
     assert attention.shape == (8, 8)
     border = torch.cat([attention[0], attention[-1], attention[1:-1, 0], attention[1:-1, -1]])
     assert float(attention[3:5, 3:5].mean()) > float(border.mean()) + 0.2
+
+
+def test_both_convolutions_of_the_attention_start_as_published_where_asked() -> None:
+    def spreads(start: str) -> list[float]:
+        layers = [layer for layer in task(convolution_start=start).attention.mlp if isinstance(layer, torch.nn.Conv2d)]
+        return [float(layer.weight.detach().std()) * (layer.out_channels / 2) ** 0.5 for layer in layers]
+
+    assert spreads("kaiming") == [pytest.approx(1, rel=0.05)] * 2
+    assert max(spreads("torch")) < 0.7
+
+
+@pytest.mark.parametrize(("batch", "rows"), [("all_views", [8]), ("each_view", [4, 4])])
+def test_the_attention_s_batch_norms_see_all_views_together_unless_they_are_kept_apart(
+    batch: str, rows: list[int]
+) -> None:
+    model, seen = task(attention_batch=batch).train(), []
+    model.attention.mlp[1].register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], output)))
+    model(views(), Progress(0, 1))
+    assert [len(given) for given, _ in seen] == rows
+    for given, output in seen:
+        mean, variance = given.mean(dim=(0, 2, 3)), given.var(dim=(0, 2, 3), unbiased=False)
+        expected = (given - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        torch.testing.assert_close(output.detach(), expected.clamp(min=0).detach(), atol=1e-5, rtol=1e-4)

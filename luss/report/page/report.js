@@ -119,7 +119,8 @@ function showCategories() {
   }
   const confusion = categories.confusion;
   body.replaceChildren(
-    make("p", {class: "soft"}, `On ${categories.split}; clusters are matched to categories one to one.`
+    make("p", {class: "soft"}, `On ${categories.split}; ${lussData.clusters ? `${plural(lussData.clusters.rows.length, "cluster")} are` : "clusters are"} matched to `
+      + `${count(categories.rows.length - 1)} categories one to one.`
       + (confusion && confusion.num_counted < confusion.num_images ? ` What became of the pixels was counted on ${count(confusion.num_counted)} of ${count(confusion.num_images)} images.` : "")),
     categoryTable(categories),
     make("div", {class: "halves"}, mistakes(categories) ?? "", sizeGroups(categories) ?? ""),
