@@ -13,6 +13,7 @@ METHODS = {
     "byol": "luss.methods.byol:BYOL",
     "densecl": "luss.methods.densecl:DenseCL",
     "moco_v2": "luss.methods.moco_v2:MoCoV2",
+    "pass_p": "luss.methods.pass_p:PassP",
     "pass_s": "luss.methods.pass_s:PassS",
     "pixpro": "luss.methods.pixpro:PixPro",
     "simclr": "luss.methods.simclr:SimCLR",

@@ -45,6 +45,8 @@ PARAMETERS = {
     "byol": ("resnet18", 2 * 14_334_528 + 2_109_440),
     # 512 x 4096 + 3 x 4096 + 4096 x 256 + 256 of the projector, 256 x 256 + 256 of the propagation; all but that is the teacher's too.
     "pixpro": ("resnet18", 2 * 14_334_784 + 65_792),
+    # PixPro, and 393,344 of the clustering head, 625,024 of the alignment, 724,608 and 528,000 of the heads of stages 3 and 2.
+    "pass_p": ("resnet18", 2 * 14_334_784 + 65_792 + 393_344 + 625_024 + 724_608 + 528_000),
 }
 # Learners that compute something else on two processes, and why that has to be.
 NOT_ON_TWO: dict[str, str] = {}

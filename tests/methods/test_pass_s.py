@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_pass import at_step, tiny_pass_s, tiny_swav, tiny_views
-from torch import nn
+from torch import Tensor, nn
 
+from luss.data.views import Views
 from luss.errors import LussError
 from luss.methods import method_class
 from luss.methods.base import Given, Method
@@ -21,6 +22,11 @@ from luss.settings.fields import problems
 
 def pass_s(stages: list[int], weights: list[float] | None = None, **options: float | str) -> PassS:
     return tiny_pass_s(shallow_stages=stages, shallow_weights=weights or [1.0] * len(stages), **options)
+
+
+def places(views: Views) -> tuple[Tensor, Tensor]:
+    """Where the two global views lie."""
+    return views.groups[0].rectangles, views.groups[0].flips
 
 
 def gradient_sum(module: nn.Module) -> float:
@@ -110,7 +116,7 @@ def test_alignment_reaches_the_projector_only_through_predictions() -> None:
     features = method.backbone(tiny_views().groups[0].flat()).last
     for parameter in method.pixel_predictor.parameters():
         nn.init.zeros_(parameter)
-    method.align(features, tiny_views().groups[0]).backward()  # type: ignore[no-untyped-call]
+    method.align(features, *places(tiny_views())).backward()  # type: ignore[no-untyped-call]
     # A predictor that ignores its input passes nothing on; a target that passed gradients would.
     assert gradient_sum(method.pixel_projector) == 0
 
@@ -118,7 +124,7 @@ def test_alignment_reaches_the_projector_only_through_predictions() -> None:
 def test_alignment_trains_projector_predictor_and_backbone_but_no_prototypes() -> None:
     method = pass_s([])
     features = method.backbone(tiny_views().groups[0].flat()).last
-    method.align(features, tiny_views().groups[0]).backward()  # type: ignore[no-untyped-call]
+    method.align(features, *places(tiny_views())).backward()  # type: ignore[no-untyped-call]
     assert gradient_sum(method.pixel_projector) > 0
     assert gradient_sum(method.pixel_predictor) > 0
     assert gradient_sum(method.backbone) > 0
@@ -131,9 +137,9 @@ def test_alignment_averages_over_pairs_that_overlap_or_over_all(pairs: str, shar
     method = pass_s([], points="edges", padding="zeros", pairs=pairs).eval()
     with torch.no_grad():
         features = method.backbone(tiny_views().groups[0].flat()).last
-        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3).groups[0]))
-        mixed = float(method.align(features, tiny_views(apart=(3,)).groups[0]))
-        none = float(method.align(features, tiny_views(apart=(0, 1, 2, 3)).groups[0]))
+        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], *places(tiny_views(batch=3))))
+        mixed = float(method.align(features, *places(tiny_views(apart=(3,)))))
+        none = float(method.align(features, *places(tiny_views(apart=(0, 1, 2, 3)))))
     assert none == pytest.approx(0, abs=1e-6)
     assert mixed == pytest.approx(share * first_three, abs=1e-5)
 
@@ -142,8 +148,8 @@ def test_pairs_that_do_not_overlap_count_nowhere_by_default() -> None:
     method = pass_s([]).eval()
     with torch.no_grad():
         features = method.backbone(tiny_views().groups[0].flat()).last
-        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3).groups[0]))
-        mixed = float(method.align(features, tiny_views(apart=(3,)).groups[0]))
+        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], *places(tiny_views(batch=3))))
+        mixed = float(method.align(features, *places(tiny_views(apart=(3,)))))
     assert mixed == pytest.approx(first_three, abs=1e-5)
 
 
@@ -156,7 +162,7 @@ def test_a_grid_size_of_zero_aligns_as_many_points_a_side_as_the_feature_map_has
     for grid_size in (0, side, side + 1, 7):
         other = tiny_pass_s(grid_size=grid_size).eval()
         other.load_state_dict(method.state_dict())
-        losses[grid_size] = float(other.align(features, tiny_views().groups[0]))
+        losses[grid_size] = float(other.align(features, *places(tiny_views())))
     assert losses[0] == losses[side]
     assert len(set(losses.values())) == 3
 

@@ -1,6 +1,7 @@
 """The learners against numbers that the published code gave: losses, gradients, teachers, queues and weights over some steps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,13 +20,17 @@ from golden_network import (
 from torch import Tensor, nn
 
 from luss.data.views import Views
+from luss.losses.pixel_alignment import pixel_alignment
+from luss.losses.pixel_propagation import near_agreement, near_positions
+from luss.losses.swapped_prediction import swapped_prediction
 from luss.methods.base import Method
 from luss.methods.byol import BYOL, BYOLSettings
 from luss.methods.densecl import DenseCL, DenseCLSettings
 from luss.methods.moco_v2 import MoCoV2, MoCoV2Settings
+from luss.methods.pass_p import PassP, PassPSettings
 from luss.methods.pixpro import PixPro, PixProSettings
 from luss.methods.simsiam import SimSiam, SimSiamSettings
-from luss.settings import OptimizerSettings, TrainSettings
+from luss.settings import ClusteringSettings, OptimizerSettings, TrainSettings
 from luss.training.optim import build_optimizer
 from luss.training.task import Progress
 
@@ -345,3 +350,50 @@ def test_pixpro_trains_as_published(name: str) -> None:
         final = below("final/", arrays)
         for module, found in parts(final):
             check_weights(module, found, atol=1e-5)
+
+
+def test_the_sum_of_pass_p_is_that_of_its_published_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole was never published: its parts were, and this sum is PASS_s's with PixPro in SwAV's place."""
+    arrays = golden("pass_p")
+    numbers = {name: tensor(array) for name, array in arrays.items()}
+    codes = [numbers["codes0"], numbers["codes1"]]
+    shallow = dict(zip((3, 2), numbers["scores32"].split(12), strict=True))
+    method = PassP(tiny_pass_p(), given(6))
+    method.settings = replace(method.settings, shallow_stages=[3, 2], shallow_weights=[1.0, 1.0])
+    monkeypatch.setattr(
+        method, "deep_to_shallow", lambda stage, features, own: swapped_prediction(shallow[stage].split(6), own)
+    )
+    maps, scalars = (torch.empty(0),) * 4, {}
+    deep = swapped_prediction(numbers["scores4"].split(6), codes)
+    alignment = pixel_alignment(*numbers["p2p_p"].split(6), *numbers["p2p_z"].split(6))
+    near = near_positions(numbers["coord1"], numbers["coord2"], (7, 7), threshold=0.7)
+    pixels = near_agreement(numbers["pix_q1"], numbers["pix_k2"], near)
+    pixels = pixels + near_agreement(numbers["pix_q2"], numbers["pix_k1"], near.transpose(1, 2))
+    total = method.supervised(deep, codes, maps, scalars)
+    for name, part in {
+        "c4": deep,
+        "c3": scalars["d2s_3"],
+        "c2": scalars["d2s_2"],
+        "p2p": alignment,
+        "pix": pixels,
+    }.items():
+        check(part, arrays[f"part/{name}"])
+    check(pixels + total + alignment, arrays["total_code_style"])
+
+
+def tiny_pass_p() -> PassPSettings:
+    head = ClusteringSettings(num_prototypes=8, embedding_dim=6, hidden_dim=5, queue_length=0)
+    settings = PassPSettings(hidden_dim=10, embedding_dim=6, shallow_stages=[1], clustering=head, grid_size=3)
+    return replace(settings, shallow_stages=[1], shallow_weights=[1.0])
+
+
+def test_pass_p_adds_its_losses_up_by_their_weights() -> None:
+    torch.manual_seed(0)
+    settings = replace(tiny_pass_p(), pixpro_weight=0.5, pixel_alignment_weight=0.25, deep_weight=2.0)
+    method = PassP(settings, given(4)).train()
+    views = unlike_views(*(torch.randn(4, 3, 28, 28).numpy() for _ in range(2)))
+    output = method(views, Progress(0, 10))
+    parts = {name: float(part) for name, part in output.scalars.items()}
+    expected = 0.5 * parts["pixpro"] + (2 * parts["swav"] + parts["d2s_1"]) / 3 + 0.25 * parts["p2p"]
+    assert float(output.loss.detach()) == pytest.approx(expected, rel=1e-5)
+    assert method.prototypes() is method.clustering
