@@ -238,7 +238,6 @@ LEARNERS_S50: dict[str, dict[str, Any]] = {
         "optimizer.name": "lars",
         "optimizer.weight_decay": 1e-5,
         "optimizer.decay_norms_and_biases": False,
-        "optimizer.nesterov": False,
         "lr": 1.0,
         "final_lr": 1e-6,
         "warmup_epochs": 5,
