@@ -1,8 +1,14 @@
 """Stage 1: learns a representation without labels."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from luss import processes
+from luss.data.categories import categories_of, numbered_categories
+from luss.data.manifest import Manifest
 from luss.data.views import ViewDataset
 from luss.methods import method_class
 from luss.methods.base import Given
@@ -28,9 +34,14 @@ class Pretrain(Stage[PretrainSettings]):
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
         settings, run = self.block(context.run), context.run
-        given = Given(lambda: _first_backbone(context, settings.backbone), settings.images_a_pass)
+        images = pretrain_manifests(context)
+        given = Given(
+            lambda: _first_backbone(context, settings.backbone),
+            settings.images_a_pass,
+            categories=(lambda: _categories(images)) if settings.method.USES_LABELS else None,
+        )
         method = method_class(settings.method.name)(settings.method, given)
-        images, patch = pretrain_manifests(context), method.backbone.patch or 16
+        patch = method.backbone.patch or 16
         dataset = ViewDataset(images, method.views, seed=run.seed, max_pixels=run.data.max_pixels, patch=patch)
         steps = train(context, method, dataset, settings)
         if processes.rank() == 0:
@@ -39,6 +50,13 @@ class Pretrain(Stage[PretrainSettings]):
             backbone = method.exported()
             save_backbone(context.folder, backbone, backbone.export(), method=settings.method.name, steps=steps)
         return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters())}
+
+
+def _categories(manifests: Sequence[Manifest]) -> Tensor:
+    """The folders' categories of the training images, and none of those of `data.extra`, which are photographs of anything."""
+    train, *extra = manifests
+    numbers, _ = numbered_categories(categories_of(train.names()), len(train))
+    return torch.cat([torch.from_numpy(numbers), torch.full((sum(map(len, extra)),), -1, dtype=torch.int32)])
 
 
 def _first_backbone(context: StageContext, settings: BackboneSettings) -> Backbone:

@@ -18,6 +18,7 @@ METHODS = {
     "pixpro": "luss.methods.pixpro:PixPro",
     "simclr": "luss.methods.simclr:SimCLR",
     "simsiam": "luss.methods.simsiam:SimSiam",
+    "supervised": "luss.methods.supervised:Supervised",
     "swav": "luss.methods.swav:SwAV",
 }
 """Name -> module and class."""

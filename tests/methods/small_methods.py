@@ -64,7 +64,12 @@ def built(name: str, *, seed: int = 0) -> Method:
     hides = any(getattr(getattr(settings, entry.name), "mask", None) for entry in dataclasses.fields(settings))
     network = "test_vit" if hides else "test_resnet"
     torch.manual_seed(seed)
-    given = Given(lambda: build_backbone(network), images_a_pass=BATCH, base=lambda: build_backbone(network))
+    given = Given(
+        lambda: build_backbone(network),
+        images_a_pass=BATCH,
+        base=lambda: build_backbone(network),
+        categories=lambda: torch.arange(NUM_PICTURES) % 4,
+    )
     return method_class(name)(settings, given)
 
 

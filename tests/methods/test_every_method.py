@@ -33,6 +33,8 @@ PARAMETERS = {
     "swav": ("resnet18", 11_569_856),
     # As published, see test_pass_s.py.
     "pass_s": ("resnet18", 12_919_488),
+    # 512 x 50 + 50 of the classifier.
+    "supervised": ("resnet18", 11_202_162),
     # 512 x 512 + 2 x 512 + 512 x 128 + 2 x 128 of the projector, whose last norm has a frozen shift.
     "simclr": ("resnet18", 11_505_472),
     # 512 x 512 + 512 + 512 x 128 + 128 of the projector; all that is the teacher's too.
@@ -179,7 +181,12 @@ def test_exported_weights_load_strictly_into_timm_and_give_the_same_features(nam
 def test_default_settings_give_as_many_parameters_as_published(name: str) -> None:
     backbone, expected = PARAMETERS[name]
     with torch.device("meta"):
-        given = Given(lambda: build_backbone(backbone), images_a_pass=256, base=lambda: build_backbone(backbone))
+        given = Given(
+            lambda: build_backbone(backbone),
+            images_a_pass=256,
+            base=lambda: build_backbone(backbone),
+            categories=lambda: torch.arange(50, device="cpu"),
+        )
         method = method_class(name)(method_class(name).Settings(), given)
     assert sum(parameter.numel() for parameter in method.parameters()) == expected
 
