@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from luss.data.views import Views
 from luss.errors import LussError
+from luss.losses.pixel_alignment import pixel_contrast
 from luss.methods import method_class
 from luss.methods.base import Given, Method
 from luss.methods.pass_s import PassS, PassSSettings
@@ -343,3 +344,63 @@ def test_every_convolution_of_the_heads_starts_as_published_and_no_linear_layer_
     assert num_convolutions == 3 + 2 + 2 * 3
     convolution = usual.pixel_projector[0]
     assert float(convolution.weight.detach().abs().max()) <= convolution.in_channels**-0.5
+
+
+# The paper's ablations
+
+
+@pytest.mark.parametrize("pairs", ["overlapping", "all"])
+@pytest.mark.parametrize("alignment", ["contrast", "clustering"])
+def test_other_forms_of_the_alignment_train_and_leave_pairs_without_common_pixels_out(
+    alignment: str, pairs: str
+) -> None:
+    method = tiny_pass_s(shallow_stages=[], shallow_weights=[], alignment=alignment, pairs=pairs)
+    features = method.backbone(tiny_views().groups[0].flat()).last
+    loss = method.align(features, *places(tiny_views()))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert gradient_sum(method.pixel_projector) > 0
+    assert gradient_sum(method.backbone) > 0
+    assert method.clustering.prototypes.weight.grad is None
+    assert not [name for name, weight in method.pixel_predictor.named_parameters() if weight.grad is None]
+    nowhere = method.align(features.detach(), *places(tiny_views(apart=(0, 1, 2, 3))))
+    assert (float(nowhere.detach()) == 0) == (pairs == "overlapping")
+
+
+def test_contrast_of_points_that_are_alike_and_unlike_the_others_costs_nothing() -> None:
+    points = torch.eye(8).view(2, 4, 8).transpose(1, 2).reshape(2, 8, 2, 2)
+    assert float(pixel_contrast(points, points, points, points, temperature=0.01)) < 1e-6
+    # Told apart from nothing: the logarithm of all candidates.
+    same = torch.ones(2, 8, 2, 2)
+    assert float(pixel_contrast(same, same, same, same)) == pytest.approx(math.log(8))
+
+
+def test_an_alignment_without_projector_predicts_the_features_themselves() -> None:
+    method = tiny_pass_s(shallow_stages=[], shallow_weights=[], alignment_projector=False)
+    assert not list(method.pixel_projector.parameters())
+    features = method.backbone(tiny_views().groups[0].flat()).last
+    method.align(features, *places(tiny_views())).backward()  # type: ignore[no-untyped-call]
+    assert gradient_sum(method.pixel_predictor) > 0
+    assert PassSSettings(alignment="clustering", alignment_projector=False).problems()
+
+
+def test_codes_of_the_same_view_supervise_it_where_asked_for() -> None:
+    method = pass_s([3], supervising_view="same").eval()
+    features = method.backbone(tiny_views().groups[0].flat()).maps[2]
+    codes = [torch.eye(8)[:4], torch.eye(8)[4:]]
+    own = float(method.deep_to_shallow(3, features, codes).detach())
+    scores = F.linear(F.normalize(method.shallow["3"](features), dim=1), method.clustering.prototypes.weight)
+    losses = -(torch.cat(codes) * F.log_softmax(scores / 0.1, dim=1)).sum(dim=1)
+    assert own == pytest.approx(float(losses.mean().detach()), rel=1e-5)
+    method.settings.supervising_view = "other"
+    # Swapped codes of swapped views.
+    assert own == pytest.approx(float(method.deep_to_shallow(3, features, codes[::-1]).detach()), rel=1e-5)
+
+
+def test_a_stage_that_supervises_itself_reads_no_deep_codes() -> None:
+    method = pass_s([3], supervising_stage="same").eval()
+    features = method.backbone(tiny_views().groups[0].flat()).maps[2]
+    losses = [
+        float(method.deep_to_shallow(3, features, codes).detach())
+        for codes in ([torch.eye(8)[:4]] * 2, [torch.eye(8)[4:]] * 2)
+    ]
+    assert losses[0] == losses[1]
