@@ -1,9 +1,15 @@
 """Stage 1: learns a representation without labels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from luss import processes
+from luss.data.categories import categories_of, numbered_categories
+from luss.data.manifest import Manifest
 from luss.data.views import ViewDataset
 from luss.files import read_json, write_json
 from luss.methods.saved import save_heads
@@ -42,7 +48,8 @@ class Pretrain(Stage[PretrainSettings]):
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
         settings, run = self.block(context.run), context.run
-        start = start_method(settings)
+        images = pretrain_manifests(context)
+        start = start_method(settings, categories=lambda: _categories(images))
         method = start.method
         for problem in start.problems:
             context.reporter.warn(problem)
@@ -50,7 +57,7 @@ class Pretrain(Stage[PretrainSettings]):
             context.reporter.message(note)
         if start.record and processes.rank() == 0:
             write_json(context.folder / _GIVEN, start.record)
-        images, patch = pretrain_manifests(context), method.backbone.patch or 16
+        patch = method.backbone.patch or 16
         dataset = ViewDataset(images, method.views, seed=run.seed, max_pixels=run.data.max_pixels, patch=patch)
         steps = train(context, method, dataset, settings)
         if processes.rank() == 0:
@@ -61,3 +68,10 @@ class Pretrain(Stage[PretrainSettings]):
         head = method.prototypes()
         stood = plateau(context, head.settings.num_prototypes) if head is not None else {}
         return {"steps": steps, "parameters": sum(parameter.numel() for parameter in method.parameters()), **stood}
+
+
+def _categories(manifests: Sequence[Manifest]) -> Tensor:
+    """The folders' categories of the training images, and none of those of `data.extra`, which are photographs of anything."""
+    train, *extra = manifests
+    numbers, _ = numbered_categories(categories_of(train.names()), len(train))
+    return torch.cat([torch.from_numpy(numbers), torch.full((sum(map(len, extra)),), -1, dtype=torch.int32)])

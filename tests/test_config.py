@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from luss.config import load_config, load_stored_config, shipped_configs, to_yaml
 from luss.errors import LussError
+from luss.methods import METHODS
 from luss.methods.pass_s import PassSSettings
 from luss.methods.swav import SwAVSettings
 from luss.settings import OptimizerSettings, PretrainSettings, RunSettings
@@ -18,6 +19,7 @@ from stages.cli import main
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 LEARNERS = sorted((Path(__file__).parents[1] / "configs" / "methods").glob("*.yaml"))
 LAPTOP, SWAV = (next(path for path in (*CONFIGS, *LEARNERS) if path.stem == name) for name in ("objects27_cpu", "swav"))
+S50_LEARNERS = sorted((Path(__file__).parents[1] / "configs" / "imagenet_s50").glob("*.yaml"))
 MINIMAL = "name: trial\ndata: {root: photos}\n"
 
 
@@ -428,20 +430,29 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     assert load_config(path, words).name == content["name"]
 
 
-@pytest.mark.parametrize("path", LEARNERS, ids=lambda path: path.stem)
-def test_every_shipped_learner_is_laid_over_a_run_and_changes_the_learner_alone(path: Path) -> None:
-    base = next(each for each in CONFIGS if each.stem == "objects27_cpu")
+@pytest.mark.parametrize("path", LEARNERS + S50_LEARNERS, ids=lambda path: f"{path.parent.stem}-{path.stem}")
+def test_every_shipped_learner_is_laid_over_a_run_and_changes_how_it_is_trained_alone(path: Path) -> None:
+    base = next(each for each in CONFIGS if each.stem == ("objects27_cpu" if path in LEARNERS else path.parent.name))
     run, found = load_config(base), load_config(base, [str(path)])
     assert found.pretrain.method.name == path.stem
-    run.pretrain.method = found.pretrain.method
+    # Compared at one length, batch and network.
+    for key in ("epochs", "batch_size", "precision"):
+        assert getattr(found.pretrain, key) == getattr(run.pretrain, key)
+    assert found.pretrain.backbone.name == run.pretrain.backbone.name
+    run.pretrain = found.pretrain
     assert found == run
+
+
+def test_every_learner_has_both_configurations() -> None:
+    assert {path.stem for path in LEARNERS} == set(METHODS)
+    # imagenet_s50.yaml itself is PASS_s's.
+    assert {path.stem for path in S50_LEARNERS} == set(METHODS) - {"pass_s"}
 
 
 def test_the_learner_of_the_configuration_for_laptops_is_shipped_alone_too() -> None:
     base = next(each for each in CONFIGS if each.stem == "objects27_cpu")
     method = next(each for each in LEARNERS if each.stem == "pass_s")
     assert load_config(base, [str(method)]) == load_config(base)
-    assert {path.stem for path in LEARNERS} >= {"swav", "pass_s"}
 
 
 @pytest.mark.parametrize("key", ["name", "output", "data.root", "resources.default.partition"])

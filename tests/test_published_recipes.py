@@ -183,3 +183,80 @@ def test_no_quirk_of_the_released_code_is_switched_on_and_no_threshold_comes_fro
     assert [value(run.pretrain, key) for key in quirks] == ["centres", "border", "overlapping"]
     assert (run.pixel_attention.batch_norm, run.extract_features.pool) == ("frozen", "unit")
     assert run.pseudo_labels.threshold == "auto"
+
+
+# The other learners on ImageNet-S-50: public recipes at a batch of 256, 200 epochs as the paper trains all of them.
+LEARNERS_S50: dict[str, dict[str, Any]] = {
+    "simclr": {
+        "optimizer.name": "lars",
+        "optimizer.weight_decay": 1e-6,
+        "optimizer.decay_norms_and_biases": False,
+        "lr": 0.3,
+        "warmup_epochs": 10,
+        "method.temperature": 0.1,
+        "method.embedding_dim": 128,
+        "method.global_views.scale": (0.08, 1.0),
+        "method.global_views.colours.brightness": 0.8,
+    },
+    "moco_v2": {
+        "optimizer.name": "sgd",
+        "optimizer.nesterov": False,
+        "optimizer.weight_decay": 1e-4,
+        "optimizer.decay_norms_and_biases": True,
+        "lr": 0.03,
+        "warmup_epochs": 0,
+        "method.temperature": 0.2,
+        "method.momentum": 0.999,
+        "method.global_views.scale": (0.2, 1.0),
+        "method.global_views.colours.hue": 0.1,
+        "backbone.zero_init_residual": False,
+    },
+    "densecl": {"optimizer.name": "sgd", "lr": 0.03, "method.dense_weight": 0.5, "method.hidden_dim": 2048},
+    "byol": {
+        "optimizer.name": "lars",
+        "optimizer.weight_decay": 1.5e-6,
+        "optimizer.decay_norms_and_biases": False,
+        "lr": 0.2,
+        "warmup_epochs": 2,
+        "method.momentum": 0.996,
+        "method.hidden_dim": 4096,
+        "method.embedding_dim": 256,
+        "method.first_view.colours.blur_probability": 1.0,
+        "method.second_view.colours.blur_probability": 0.1,
+        "method.second_view.colours.solarise_probability": 0.2,
+        "backbone.zero_init_residual": True,
+    },
+    "simsiam": {
+        "optimizer.name": "sgd",
+        "optimizer.weight_decay": 1e-4,
+        "lr": 0.05,
+        "method.constant_predictor_lr": True,
+        "method.embedding_dim": 2048,
+        "method.predictor_dim": 512,
+    },
+    "pixpro": {
+        "optimizer.name": "lars",
+        "optimizer.weight_decay": 1e-5,
+        "optimizer.decay_norms_and_biases": False,
+        "lr": 1.0,
+        "final_lr": 1e-6,
+        "warmup_epochs": 5,
+        "method.near": 0.7,
+        "method.sharpness": 2.0,
+        "method.value_layers": 1,
+        "method.momentum": 0.99,
+        "method.image_weight": 0.0,
+    },
+    "pass_p": {"lr": 1.0, "warmup_epochs": 5, "method.shallow_stages": [3, 2], "method.convolution_start": "kaiming"},
+}
+
+
+@pytest.mark.parametrize("name", LEARNERS_S50)
+def test_the_configurations_of_other_learners_hold_their_public_recipes(name: str) -> None:
+    run = load_config(CONFIGS / "imagenet_s50.yaml", [str(CONFIGS / "imagenet_s50" / f"{name}.yaml")])
+    assert (run.pretrain.epochs, run.pretrain.batch_size, run.pretrain.lr_batch_size) == (200, 256, 256)
+    for key, expected in LEARNERS_S50[name].items():
+        found: Any = run.pretrain
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert found == expected, key

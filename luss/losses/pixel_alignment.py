@@ -70,6 +70,41 @@ def sample_points(features: Tensor, grid: Tensor, *, padding: Literal["border", 
     return F.grid_sample(features, grid.to(features.dtype), mode="bilinear", padding_mode=padding, align_corners=False)
 
 
+def pixel_contrast(
+    first_prediction: Tensor,
+    second_prediction: Tensor,
+    first: Tensor,
+    second: Tensor,
+    *,
+    valid: Tensor | None = None,
+    temperature: float = 0.2,
+) -> Tensor:
+    """InfoNCE in place of the cosine: a point finds itself in the other view among the points of all images (PASS table 5.6a).
+
+    Its text does not say among which: here among those of this process's images.
+
+    Args:
+        first_prediction: (B, D, S, S) predictor's output at the first views' points.
+        second_prediction: (B, D, S, S) the same of the second views.
+        first: (B, D, S, S) embeddings at the first views' points; no gradient passes through them.
+        second: (B, D, S, S).
+        valid: (B,) bool, pairs that count, also as candidates; None = all.
+        temperature: Divides the cosines, > 0.
+
+    Returns:
+        Scalar, the mean of both directions; 0 when no pair counts.
+    """
+    rows = [
+        F.normalize((maps if valid is None else maps[valid]).float().flatten(2).transpose(1, 2).flatten(0, 1), dim=1)
+        for maps in (first_prediction, second_prediction, first.detach(), second.detach())
+    ]
+    if not len(rows[0]):
+        return first_prediction.sum() * 0
+    right = torch.arange(len(rows[0]), device=rows[0].device)
+    losses = [F.cross_entropy(rows[ours] @ rows[theirs].T / temperature, right) for ours, theirs in ((0, 3), (1, 2))]
+    return (losses[0] + losses[1]) / 2
+
+
 def pixel_alignment(
     first_prediction: Tensor, second_prediction: Tensor, first: Tensor, second: Tensor, *, valid: Tensor | None = None
 ) -> Tensor:

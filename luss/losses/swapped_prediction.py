@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -33,3 +34,21 @@ def swapped_prediction(scores: Sequence[Tensor], codes: Sequence[Tensor], *, tem
         for view in others:
             total = total - (code.detach() * log_probabilities[view]).sum(dim=1).mean() / len(others)
     return total / len(codes)
+
+
+def own_prediction(scores: Sequence[Tensor], codes: Sequence[Tensor], *, temperature: float = 0.1) -> Tensor:
+    """Cross-entropy between the codes of each view and the scores of the same view: what swapping is compared with (PASS table 5.6d).
+
+    Args:
+        scores: V tensors (B, K).
+        codes: V tensors (B, K); no gradient passes through them.
+        temperature: Divides the scores, > 0.
+
+    Returns:
+        Scalar: the mean over views of the mean over images.
+    """
+    losses = [
+        -(code.detach() * F.log_softmax(score.float() / temperature, dim=1)).sum(dim=1).mean()
+        for score, code in zip(scores, codes, strict=True)
+    ]
+    return torch.stack(losses).mean()

@@ -9,7 +9,18 @@ from luss.errors import LussError
 if TYPE_CHECKING:
     from luss.methods.base import Method
 
-METHODS = {"swav": "luss.methods.swav:SwAV", "pass_s": "luss.methods.pass_s:PassS"}
+METHODS = {
+    "byol": "luss.methods.byol:BYOL",
+    "densecl": "luss.methods.densecl:DenseCL",
+    "moco_v2": "luss.methods.moco_v2:MoCoV2",
+    "pass_p": "luss.methods.pass_p:PassP",
+    "pass_s": "luss.methods.pass_s:PassS",
+    "pixpro": "luss.methods.pixpro:PixPro",
+    "simclr": "luss.methods.simclr:SimCLR",
+    "simsiam": "luss.methods.simsiam:SimSiam",
+    "supervised": "luss.methods.supervised:Supervised",
+    "swav": "luss.methods.swav:SwAV",
+}
 """Name -> module and class."""
 
 

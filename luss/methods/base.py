@@ -29,11 +29,14 @@ class Given:
         backbone: Makes the network that learns, with its first weights; a new one a call.
         images_a_pass: Images of one forward pass over all processes: the measure of queues.
         base: Makes the trained network that a method starts from (TEC).
+        categories: Numbers of the images' categories by their index, (num_images,), -1 for none; only learners that say so may ask
+            (`MethodSettings.USES_LABELS`).
     """
 
     backbone: Callable[[], Backbone]
     images_a_pass: int
     base: Callable[[], Backbone] | None = None
+    categories: Callable[[], torch.Tensor] | None = None
 
 
 class Method(Task):

@@ -10,6 +10,7 @@ from luss import processes
 from luss.losses.sinkhorn import sinkhorn
 from luss.losses.swapped_prediction import swapped_prediction
 from luss.methods.health import effective_rank, normalised_entropy
+from luss.methods.queue import pushed
 from luss.models.heads import image_projector
 from luss.settings import ClusteringSettings
 from luss.training.task import Progress
@@ -90,11 +91,8 @@ class OnlineClustering(nn.Module):
 
     def _push(self, embeddings: list[Tensor]) -> None:
         """Puts the global batch in front of the queue; the oldest rows fall out."""
-        for view, embedding in enumerate(embeddings):
-            rows = processes.gather(embedding.float())
-            count = rows.shape[0]
-            self.queue[view] = torch.cat([rows, self.queue[view, :-count]])[: self.queue.shape[1]]
-        self.queue_filled.add_(count).clamp_(max=self.queue.shape[1])
+        self.queue = torch.stack([pushed(*pair) for pair in zip(self.queue, embeddings, strict=True)])
+        self.queue_filled.add_(len(embeddings[0]) * processes.world_size()).clamp_(max=self.queue.shape[1])
 
     def loss(
         self, vectors: Sequence[Tensor], progress: Progress, *, num_images: int

@@ -1,6 +1,7 @@
 """A momentum teacher: the exponential moving average of a student's weights."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ class Teacher(nn.Module):
             parameter.requires_grad_(False)
 
     @torch.no_grad()
-    def forward(self, *inputs: object, **words: object) -> object:
+    def forward(self, *inputs: Any, **words: Any) -> Any:
         """The copy's output, without gradient."""
         return self.module(*inputs, **words)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,12 @@ def gives_files(settings: PretrainSettings) -> bool:
     return bool(settings.weights) or not (own in ("random", "timm") or own.startswith("timm:"))
 
 
-def start_method(settings: PretrainSettings) -> Start:
+def start_method(settings: PretrainSettings, *, categories: Callable[[], Tensor] | None = None) -> Start:
     """Builds the learner of a pretraining with its first weights.
+
+    Args:
+        settings: The pretraining's.
+        categories: What a learner that uses labels is told (`Given`); no other one can ask.
 
     Raises:
         LussError: A file cannot be read, is of another network, or its heads have other sizes than the settings say.
@@ -121,7 +125,10 @@ def start_method(settings: PretrainSettings) -> Start:
         reports.append(initialise(built, source) if given is None else _take_backbone(built, given, source))
         return built
 
-    method = method_class(settings.method.name)(settings.method, Given(backbone, settings.images_a_pass))
+    told = categories if settings.method.USES_LABELS else None
+    method = method_class(settings.method.name)(
+        settings.method, Given(backbone, settings.images_a_pass, categories=told)
+    )
     # A learner with a teacher asks for two networks, which find the same.
     loaded = reports[0]
     if given is None:

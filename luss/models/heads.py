@@ -62,3 +62,26 @@ class ShallowHead(nn.Module):
         """(B, in_dim, H, W) -> (B, out_dim), not normalised."""
         embedding: Tensor = self.image(self.pixel(features).mean(dim=(2, 3)))
         return embedding
+
+
+def two_layers(
+    in_dim: int,
+    hidden_dim: int,
+    out_dim: int,
+    *,
+    norm: bool = True,
+    biases: tuple[bool, bool] = (True, True),
+    pixels: bool = False,
+) -> nn.Sequential:
+    """Projectors and predictors of most learners: layer, batch norm where `norm`, ReLU, layer.
+
+    (B, in_dim) -> (B, out_dim), or the same at every position of a map (B, in_dim, H, W) where `pixels`. `biases`: of the two layers.
+    """
+
+    def layer(before: int, after: int, bias: bool) -> nn.Module:
+        return nn.Conv2d(before, after, 1, bias=bias) if pixels else nn.Linear(before, after, bias=bias)
+
+    between: list[nn.Module] = [nn.ReLU(inplace=True)]
+    if norm:
+        between.insert(0, nn.BatchNorm2d(hidden_dim) if pixels else nn.BatchNorm1d(hidden_dim))
+    return nn.Sequential(layer(in_dim, hidden_dim, biases[0]), *between, layer(hidden_dim, out_dim, biases[1]))

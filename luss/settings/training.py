@@ -111,6 +111,8 @@ class MethodSettings:
     NAMED: ClassVar[bool] = True
     # Whether the learner hides patches from its network: the masks of its groups of views are refused otherwise.
     HIDES: ClassVar[bool] = False
+    # Whether the learner reads the images' categories, which every result must then say.
+    USES_LABELS: ClassVar[bool] = False
 
     def problems(self) -> list[str]:
         """What cannot be within this block, as sentences that begin with a key of it."""

@@ -125,8 +125,10 @@ def result_rows(run: RunSettings) -> Iterator[ResultRow]:
             continue
         found, words = read_metrics(states.run_folder / stage.name / "metrics.json"), title
         kind: Literal["run", "protocol"] = "run" if name == "unsupervised" else "protocol"
+        if run.pretrain.method.USES_LABELS:
+            words = f"{words}, pretrained with image labels"
         if found.get("used_labels_for_threshold"):
-            words = f"{title} but for a threshold from ground truth"
+            words = f"{words} but for a threshold from ground truth"
         clusters = found.get("clusters")
         for split, values in found["splits"].items():
             yield ResultRow(run.name, kind, words, split, values, clusters)

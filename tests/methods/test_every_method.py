@@ -33,6 +33,22 @@ PARAMETERS = {
     "swav": ("resnet18", 11_569_856),
     # As published, see test_pass_s.py.
     "pass_s": ("resnet18", 12_919_488),
+    # 512 x 50 + 50 of the classifier.
+    "supervised": ("resnet18", 11_202_162),
+    # 512 x 512 + 2 x 512 + 512 x 128 + 2 x 128 of the projector, whose last norm has a frozen shift.
+    "simclr": ("resnet18", 11_505_472),
+    # 512 x 512 + 512 + 512 x 128 + 128 of the projector; all that is the teacher's too.
+    "moco_v2": ("resnet18", 2 * 11_504_832),
+    # 512 x 2048 + 2048 + 2048 x 128 + 128 twice; all that is the teacher's too.
+    "densecl": ("resnet18", 2 * 13_802_304),
+    # 2 x 512 x 512 + 4 x 512 + 512 x 2048 of the projector, 2 x 2048 x 512 + 2 x 512 + 2048 of the predictor.
+    "simsiam": ("resnet18", 14_851_648),
+    # 512 x 4096 + 3 x 4096 + 4096 x 256 of the projector, as much with 256 in place of 512 of the predictor; all but that is the teacher's too.
+    "byol": ("resnet18", 2 * 14_334_528 + 2_109_440),
+    # 512 x 4096 + 3 x 4096 + 4096 x 256 + 256 of the projector, 256 x 256 + 256 of the propagation; all but that is the teacher's too.
+    "pixpro": ("resnet18", 2 * 14_334_784 + 65_792),
+    # PixPro, and 393,344 of the clustering head, 625,024 of the alignment, 724,608 and 528,000 of the heads of stages 3 and 2.
+    "pass_p": ("resnet18", 2 * 14_334_784 + 65_792 + 393_344 + 625_024 + 724_608 + 528_000),
 }
 # Learners that compute something else on two processes, and why that has to be.
 NOT_ON_TWO: dict[str, str] = {}
@@ -62,7 +78,10 @@ def test_the_loss_is_finite_and_some_steps_on_one_batch_lower_it(name: str, mani
     batch = batch_for(method, manifest)
     optimizer = torch.optim.Adam([weight for weight in method.parameters() if weight.requires_grad], lr=1e-3)
     losses = []
+    queues = {key: tensor.clone() for key, tensor in method.state_dict().items() if "queue" in key}
     for step in range(8):
+        # A queue of keys would hold the batch's own, more of them at every step.
+        method.load_state_dict(queues, strict=False)
         optimizer.zero_grad(set_to_none=True)
         output = method(batch, at(step))
         output.loss.backward()
@@ -127,7 +146,7 @@ def test_two_processes_learn_what_one_learns(name: str, results: Results) -> Non
     if name in NOT_ON_TWO:
         pytest.skip(NOT_ON_TWO[name])
     alone, start = results.alone[name], built(name).state_dict()
-    assert alone["losses"][0] != pytest.approx(alone["losses"][-1], rel=0.01)
+    assert any(loss != pytest.approx(alone["losses"][0], rel=0.01) for loss in alone["losses"])
     for together in (result[name] for result in results.together):
         assert together["losses"] == pytest.approx(alone["losses"], rel=0.02)
         assert together["losses"][0] == pytest.approx(alone["losses"][0], rel=1e-5)
@@ -162,7 +181,12 @@ def test_exported_weights_load_strictly_into_timm_and_give_the_same_features(nam
 def test_default_settings_give_as_many_parameters_as_published(name: str) -> None:
     backbone, expected = PARAMETERS[name]
     with torch.device("meta"):
-        given = Given(lambda: build_backbone(backbone), images_a_pass=256, base=lambda: build_backbone(backbone))
+        given = Given(
+            lambda: build_backbone(backbone),
+            images_a_pass=256,
+            base=lambda: build_backbone(backbone),
+            categories=lambda: torch.arange(50, device="cpu"),
+        )
         method = method_class(name)(method_class(name).Settings(), given)
     assert sum(parameter.numel() for parameter in method.parameters()) == expected
 
@@ -192,8 +216,9 @@ def test_a_configuration_that_names_a_learner_has_its_settings(name: str, tmp_pa
 @every_method
 def test_settings_of_another_learner_are_refused(name: str, tmp_path: Path) -> None:
     own = set(all_keys(method_class(name).Settings()))
-    others = [key for other in METHODS for key in all_keys(method_class(other).Settings()) if key not in own]
-    for key in [*others[:2], "setting_of_a_stranger"]:
+    others = {key for other in METHODS for key in all_keys(method_class(other).Settings()) if "." not in key}
+    assert others - own
+    for key in [*sorted(others - own), "setting_of_a_stranger"]:
         found = rf"unknown setting 'pretrain\.method\.{key}'.* did you mean 'pretrain\.method\."
         with pytest.raises(LussError, match=found):
             configured(tmp_path, f"pretrain.method={name}", f"pretrain.method.{key}=1")

@@ -7,9 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_pass import at_step, tiny_pass_s, tiny_swav, tiny_views
-from torch import nn
+from torch import Tensor, nn
 
+from luss.data.views import Views
 from luss.errors import LussError
+from luss.losses.pixel_alignment import pixel_contrast
 from luss.methods import method_class
 from luss.methods.base import Given, Method
 from luss.methods.pass_s import PassS, PassSSettings
@@ -21,6 +23,11 @@ from luss.settings.fields import problems
 
 def pass_s(stages: list[int], weights: list[float] | None = None, **options: float | str) -> PassS:
     return tiny_pass_s(shallow_stages=stages, shallow_weights=weights or [1.0] * len(stages), **options)
+
+
+def places(views: Views) -> tuple[Tensor, Tensor]:
+    """Where the two global views lie."""
+    return views.groups[0].rectangles, views.groups[0].flips
 
 
 def gradient_sum(module: nn.Module) -> float:
@@ -110,7 +117,7 @@ def test_alignment_reaches_the_projector_only_through_predictions() -> None:
     features = method.backbone(tiny_views().groups[0].flat()).last
     for parameter in method.pixel_predictor.parameters():
         nn.init.zeros_(parameter)
-    method.align(features, tiny_views().groups[0]).backward()  # type: ignore[no-untyped-call]
+    method.align(features, *places(tiny_views())).backward()  # type: ignore[no-untyped-call]
     # A predictor that ignores its input passes nothing on; a target that passed gradients would.
     assert gradient_sum(method.pixel_projector) == 0
 
@@ -118,7 +125,7 @@ def test_alignment_reaches_the_projector_only_through_predictions() -> None:
 def test_alignment_trains_projector_predictor_and_backbone_but_no_prototypes() -> None:
     method = pass_s([])
     features = method.backbone(tiny_views().groups[0].flat()).last
-    method.align(features, tiny_views().groups[0]).backward()  # type: ignore[no-untyped-call]
+    method.align(features, *places(tiny_views())).backward()  # type: ignore[no-untyped-call]
     assert gradient_sum(method.pixel_projector) > 0
     assert gradient_sum(method.pixel_predictor) > 0
     assert gradient_sum(method.backbone) > 0
@@ -131,9 +138,9 @@ def test_alignment_averages_over_pairs_that_overlap_or_over_all(pairs: str, shar
     method = pass_s([], points="edges", padding="zeros", pairs=pairs).eval()
     with torch.no_grad():
         features = method.backbone(tiny_views().groups[0].flat()).last
-        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3).groups[0]))
-        mixed = float(method.align(features, tiny_views(apart=(3,)).groups[0]))
-        none = float(method.align(features, tiny_views(apart=(0, 1, 2, 3)).groups[0]))
+        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], *places(tiny_views(batch=3))))
+        mixed = float(method.align(features, *places(tiny_views(apart=(3,)))))
+        none = float(method.align(features, *places(tiny_views(apart=(0, 1, 2, 3)))))
     assert none == pytest.approx(0, abs=1e-6)
     assert mixed == pytest.approx(share * first_three, abs=1e-5)
 
@@ -142,8 +149,8 @@ def test_pairs_that_do_not_overlap_count_nowhere_by_default() -> None:
     method = pass_s([]).eval()
     with torch.no_grad():
         features = method.backbone(tiny_views().groups[0].flat()).last
-        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], tiny_views(batch=3).groups[0]))
-        mixed = float(method.align(features, tiny_views(apart=(3,)).groups[0]))
+        first_three = float(method.align(features[[0, 1, 2, 4, 5, 6]], *places(tiny_views(batch=3))))
+        mixed = float(method.align(features, *places(tiny_views(apart=(3,)))))
     assert mixed == pytest.approx(first_three, abs=1e-5)
 
 
@@ -156,7 +163,7 @@ def test_a_grid_size_of_zero_aligns_as_many_points_a_side_as_the_feature_map_has
     for grid_size in (0, side, side + 1, 7):
         other = tiny_pass_s(grid_size=grid_size).eval()
         other.load_state_dict(method.state_dict())
-        losses[grid_size] = float(other.align(features, tiny_views().groups[0]))
+        losses[grid_size] = float(other.align(features, *places(tiny_views())))
     assert losses[0] == losses[side]
     assert len(set(losses.values())) == 3
 
@@ -252,7 +259,7 @@ def test_heads_of_resnet18_have_as_many_parameters_as_the_published_ones() -> No
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(LussError, match=r"'pass': did you mean pass_s.*pass_s, swav"):
+    with pytest.raises(LussError, match=r"'pass': did you mean pass_s.*pass_s, .*swav"):
         method_class("pass")
 
 
@@ -337,3 +344,63 @@ def test_every_convolution_of_the_heads_starts_as_published_and_no_linear_layer_
     assert num_convolutions == 3 + 2 + 2 * 3
     convolution = usual.pixel_projector[0]
     assert float(convolution.weight.detach().abs().max()) <= convolution.in_channels**-0.5
+
+
+# The paper's ablations
+
+
+@pytest.mark.parametrize("pairs", ["overlapping", "all"])
+@pytest.mark.parametrize("alignment", ["contrast", "clustering"])
+def test_other_forms_of_the_alignment_train_and_leave_pairs_without_common_pixels_out(
+    alignment: str, pairs: str
+) -> None:
+    method = tiny_pass_s(shallow_stages=[], shallow_weights=[], alignment=alignment, pairs=pairs)
+    features = method.backbone(tiny_views().groups[0].flat()).last
+    loss = method.align(features, *places(tiny_views()))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert gradient_sum(method.pixel_projector) > 0
+    assert gradient_sum(method.backbone) > 0
+    assert method.clustering.prototypes.weight.grad is None
+    assert not [name for name, weight in method.pixel_predictor.named_parameters() if weight.grad is None]
+    nowhere = method.align(features.detach(), *places(tiny_views(apart=(0, 1, 2, 3))))
+    assert (float(nowhere.detach()) == 0) == (pairs == "overlapping")
+
+
+def test_contrast_of_points_that_are_alike_and_unlike_the_others_costs_nothing() -> None:
+    points = torch.eye(8).view(2, 4, 8).transpose(1, 2).reshape(2, 8, 2, 2)
+    assert float(pixel_contrast(points, points, points, points, temperature=0.01)) < 1e-6
+    # Told apart from nothing: the logarithm of all candidates.
+    same = torch.ones(2, 8, 2, 2)
+    assert float(pixel_contrast(same, same, same, same)) == pytest.approx(math.log(8))
+
+
+def test_an_alignment_without_projector_predicts_the_features_themselves() -> None:
+    method = tiny_pass_s(shallow_stages=[], shallow_weights=[], alignment_projector=False)
+    assert not list(method.pixel_projector.parameters())
+    features = method.backbone(tiny_views().groups[0].flat()).last
+    method.align(features, *places(tiny_views())).backward()  # type: ignore[no-untyped-call]
+    assert gradient_sum(method.pixel_predictor) > 0
+    assert PassSSettings(alignment="clustering", alignment_projector=False).problems()
+
+
+def test_codes_of_the_same_view_supervise_it_where_asked_for() -> None:
+    method = pass_s([3], supervising_view="same").eval()
+    features = method.backbone(tiny_views().groups[0].flat()).maps[2]
+    codes = [torch.eye(8)[:4], torch.eye(8)[4:]]
+    own = float(method.deep_to_shallow(3, features, codes).detach())
+    scores = F.linear(F.normalize(method.shallow["3"](features), dim=1), method.clustering.prototypes.weight)
+    losses = -(torch.cat(codes) * F.log_softmax(scores / 0.1, dim=1)).sum(dim=1)
+    assert own == pytest.approx(float(losses.mean().detach()), rel=1e-5)
+    method.settings.supervising_view = "other"
+    # Swapped codes of swapped views.
+    assert own == pytest.approx(float(method.deep_to_shallow(3, features, codes[::-1]).detach()), rel=1e-5)
+
+
+def test_a_stage_that_supervises_itself_reads_no_deep_codes() -> None:
+    method = pass_s([3], supervising_stage="same").eval()
+    features = method.backbone(tiny_views().groups[0].flat()).maps[2]
+    losses = [
+        float(method.deep_to_shallow(3, features, codes).detach())
+        for codes in ([torch.eye(8)[:4]] * 2, [torch.eye(8)[4:]] * 2)
+    ]
+    assert losses[0] == losses[1]
