@@ -283,7 +283,7 @@ def test_every_shipped_configuration_says_in_its_first_line_what_it_is_for() -> 
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         assert first.startswith("# "), path
         assert first.endswith("."), path
-    assert {path.resolve() for path in shipped_configs().values()} == {*CONFIGS, *LEARNERS}
+    assert {path.resolve() for path in shipped_configs().values()} == {*CONFIGS, *LEARNERS, *S50_LEARNERS}
 
 
 def test_a_copy_of_a_configuration_never_takes_the_place_of_a_file(

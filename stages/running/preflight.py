@@ -25,7 +25,7 @@ from luss.settings import (
 from luss.settings.fields import problems
 from stages.base import AnyStage
 from stages.finetune import Finetune
-from stages.parts.images import EMBEDDED, data_layout, listed_folders, nearest_split
+from stages.parts.images import EMBEDDED, categories_of, data_layout, listed_folders, nearest_split
 from stages.parts.train_semi import check_train_semi
 from stages.pipeline import CLUSTERS, DISTANCE_MATCHING, MANIFEST, PRETRAIN, STAGES, stages_of
 from stages.running.fitting import absent_folders, may_be_lowered, unfilled, without_absent
@@ -88,6 +88,11 @@ def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
 
 def _check_data(run: RunSettings, layout: Layout, console: Console) -> None:
     listed_folders(without_absent(run, Path(run.output)).data, layout)
+    if run.pretrain.method.USES_LABELS and PRETRAIN.name in stages_of(run) and not categories_of(layout):
+        raise LussError(
+            f"pretrain.method is {run.pretrain.method.name}, but the images of {layout.root} are not sorted into a folder a category: sort "
+            "them, or choose a method that needs no labels"
+        )
     for split in run.data.evaluate:
         if split not in layout.images and [split] != DataSettings().evaluate:
             near = nearest_split(split, layout)
@@ -161,7 +166,9 @@ def _check_weights(run: RunSettings) -> None:
         raise LussError(
             f"pretrain.{key} is {given}, the pretraining of this very run, which would be moved aside: give the new run another name or output"
         )
-    start_method(block)
+    if not block.method.USES_LABELS:
+        # How many categories there are is not known yet.
+        start_method(block)
 
 
 def _check_image_sizes(run: RunSettings, own: Mapping[str, AnyStage], backbone: Backbone, console: Console) -> None:
