@@ -15,7 +15,7 @@ from running import ORDER, Fault, Launcher, results
 
 from luss.config import load_config
 from luss.errors import LussError
-from luss.files import read_json
+from luss.files import read_record
 from luss.settings import RunSettings
 from stages.pipeline import STAGES
 from stages.pixel_attention import PixelAttentionStage
@@ -296,7 +296,7 @@ def test_a_note_that_its_maker_takes_away_meanwhile_does_not_count(
     def read_late(path: Path) -> Any:
         # The maker of shard 1 ends, after its note was listed.
         (notes / "00001.progress.json").unlink(missing_ok=True)
-        return read_json(path)
+        return read_record(path)
 
     monkeypatch.setattr("stages.running.folder.read_record", read_late)
     assert work_of_shards(tmp_path) == (6.0, 400)
