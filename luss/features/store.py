@@ -40,8 +40,8 @@ class _Layout:
     def __post_init__(self) -> None:
         for name in ("num_rows", "dim", "shard_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise LussError(f"a feature store needs {name} of at least 1, not {value!r}")
+            if type(value) is not int or not 1 <= value < 1 << 62:
+                raise LussError(f"a feature store needs {name} of at least 1, not {value!r:.50}")
         if self.dtype not in get_args(FeatureDtype):
             raise LussError(f"features are stored as {' or '.join(get_args(FeatureDtype))}, not {self.dtype!r}")
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from luss.config import load_config, load_stored_config
+from luss.config import load_stored_config
 from luss.data.images import read_image, read_size
 from luss.data.manifest import Manifest, build_manifest
 from luss.data.skipped import SkippedFiles
@@ -289,7 +289,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "names.json": read_edits,
     "export/export.json": lambda path: ExportFolder(path.parent, {"format": "png"}, 4),
     "run/cluster/DONE.json": lambda path: done_record(path.parents[1], "cluster"),
-    "run.yaml": lambda path: (load_stored_config(path), load_config(path)),
+    "run.yaml": load_stored_config,
 }
 
 
