@@ -37,12 +37,14 @@ class Predicted:
         index: Manifest index.
         labels: (height, width) uint16 cluster ids, 0 = background, at the image's size; None when it could not be read.
         unreadable: Path and reason then.
+        notes: On images of the same batch that were read although something is wrong with them.
         confidence: (height, width) float32 in [0, 1], where it was asked for, see `segment_batch`.
     """
 
     index: int
     labels: Labels | None
     unreadable: tuple[str, str] | None = None
+    notes: Sequence[tuple[str, str]] = ()
     confidence: Confidence | None = None
 
 
@@ -79,8 +81,10 @@ def predict_images(
             continue
         sizes = [manifest.size(index)[::-1] for index in batch.indices]
         found = segment(batch.images, sizes, with_confidence=with_confidence, min_confidence=min_confidence)
+        notes = batch.notes
         for index, (labels, confidence) in zip(batch.indices, found, strict=True):
-            yield Predicted(index, labels, confidence=confidence)
+            yield Predicted(index, labels, notes=notes, confidence=confidence)
+            notes = []
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ class Batch:
 
     Attributes:
         num_images: How many, those that could not be read included.
-        unreadable: Path and reason of those.
+        unreadable: Path and reason of those, and notes on others.
     """
 
     num_images: int
@@ -43,7 +43,7 @@ class Batch:
     def of(cls, batch: ResizedBatch) -> "Batch":
         """News of a batch of images that was computed."""
         unreadable = [(path, reason) for _, path, reason in batch.unreadable]
-        return cls(len(batch.indices) + len(unreadable), unreadable)
+        return cls(len(batch.indices) + len(unreadable), unreadable + batch.notes)
 
 
 # The folder of the notes, in the stage's own.

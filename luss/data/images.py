@@ -74,9 +74,7 @@ class Listed:
     num_bytes: int | None
 
 
-def read_image(
-    path: Path, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS, listed: Listed | None = None
-) -> Image.Image:
+def read_image(path: Path, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads a file as an upright RGB image; the first frame where there are several.
 
     EXIF orientation is applied (for PNG only when it stands before the pixels, so that `read_size` need not decode).
@@ -90,14 +88,32 @@ def read_image(
         min_side: When given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as the short side stays at
             least this many pixels; faster, and the size is then the decoder's (rounded up).
         max_pixels: Limit on width x height of the stored image.
-        listed: What the file was like when it was listed; one that has changed since is unreadable.
 
     Returns:
         The image, mode RGB, without metadata.
 
     Raises:
-        UnreadableImage: For every reason: absent, empty, not an image, truncated, corrupt, too large, not permitted, changed.
+            UnreadableImage: For every reason: absent, empty, not an image, truncated, corrupt, too large, not permitted.
             Nothing else is raised and no warning is given, but a LussError where this process may not open any more files.
+    """
+    return read_noted(path, min_side=min_side, max_pixels=max_pixels)[0]
+
+
+def read_noted(
+    path: Path, *, min_side: int | None = None, max_pixels: int = MAX_PIXELS, listed: Listed | None = None
+) -> tuple[Image.Image, str]:
+    """Reads a file as `read_image` does, and says what is wrong with it although it can be read.
+
+    Args:
+        path, min_side, max_pixels: See `read_image`.
+        listed: What the file was like when it was listed. One that has other pixels now is unreadable; one of other bytes alone may
+            have been mended, and is noted.
+
+    Returns:
+        The image, and the note; empty where all is well.
+
+    Raises:
+        UnreadableImage: As `read_image`; the number of pixels has changed.
     """
 
     def read(image: ImageFile.ImageFile, reduce: bool) -> Image.Image:
@@ -112,7 +128,12 @@ def read_image(
         upright.info = {}
         return upright
 
-    return _read(path, max_pixels, read, _same, None if listed is None else listed.num_bytes).value
+    found = _read(path, max_pixels, read, _same)
+    note = found.note
+    if listed is not None and listed.num_bytes not in (None, found.num_bytes):
+        changed = f"{_CHANGED}: {listed.num_bytes:,} bytes then, {found.num_bytes:,} now{_RESCAN}"
+        note = f"{note}; {changed}" if note else changed
+    return found.value, note
 
 
 @dataclass(frozen=True)
@@ -146,7 +167,7 @@ def read_header(path: Path, max_pixels: int = MAX_PIXELS, *, whole: bool = False
             image.load()
         return size, image
 
-    found = _read(path, max_pixels, read, lambda one, other: not whole or _same(one[1], other[1]), None)
+    found = _read(path, max_pixels, read, lambda one, other: not whole or _same(one[1], other[1]))
     return Header(found.value[0], found.num_bytes, found.note)
 
 
@@ -182,7 +203,6 @@ def _read(
     max_pixels: int,
     read: Reader[T],
     same: Callable[[T, T], bool],
-    num_bytes: int | None,
 ) -> _Read[T]:
     """What `read` finds in the open image; where it fails, in what `rescued` makes of the file. Whatever fails becomes UnreadableImage."""
     try:
@@ -190,10 +210,6 @@ def _read(
         # A pipe named .jpg would block the open for ever.
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableImage(path, "not a file")
-        if num_bytes is not None and status.st_size != num_bytes:
-            raise UnreadableImage(
-                path, f"changed since it was listed: {num_bytes:,} bytes then, {status.st_size:,} now{_RESCAN}"
-            )
         with _pillow_warnings.muted(), open(path, "rb") as file:
             try:
                 return _Read(_read_from(path, file, max_pixels, partial(read, reduce=True)), status.st_size)
@@ -214,6 +230,7 @@ def _read(
         raise UnreadableImage(path, _reason(error)) from error
 
 
+_CHANGED = "changed since it was listed"
 _RESCAN = " (luss run with --rescan lists the images anew)"
 
 
@@ -247,7 +264,7 @@ def _read_rescued(
 def _check_unchanged(path: Path, size: tuple[int, int], listed: Listed) -> None:
     if size != listed.size:
         then, now = (f"{width} x {height}" for width, height in (listed.size, size))
-        raise UnreadableImage(path, f"changed since it was listed: {then} pixels then, {now} now{_RESCAN}")
+        raise UnreadableImage(path, f"{_CHANGED}: {then} pixels then, {now} now{_RESCAN}")
 
 
 def _check_pixels(path: Path, image: ImageFile.ImageFile, max_pixels: int) -> None:

@@ -1,7 +1,7 @@
 """Whole images, resized for inference, in batches of one shape."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from luss.data.images import UnreadableImage
 from luss.data.manifest import Manifest
-from luss.data.views import ImageSource, cut
+from luss.data.views import ImageSource, Notes, cut
 from luss.data.workers import load_batches
 from luss.settings import ExtractFeaturesSettings, WholeImageSettings
 
@@ -80,39 +80,46 @@ class ResizedBatch:
         images: (B, 3, H, W) uint8.
         indices: Manifest index of each.
         unreadable: Index, path and reason of those that could not be read and are not in `images`.
+        notes: On those in `images` that have something wrong with them.
     """
 
     images: Tensor
     indices: list[int]
     unreadable: list[tuple[int, str, str]]
+    notes: Notes = field(default_factory=list)
 
 
-class _ResizedDataset(Dataset[tuple[int, Tensor | None, str, str]]):
+# Index, image, and notes on it; without an image the reason.
+_Sample = tuple[int, Tensor | None, Notes]
+
+
+class _ResizedDataset(Dataset[_Sample]):
     def __init__(
         self, manifest: Manifest, size_of: Callable[[int], tuple[int, int]], max_pixels: int, min_side: int, crop: bool
     ) -> None:
         self.images = ImageSource([manifest], max_pixels=max_pixels, min_side=min_side)
         self.size_of, self.crop = size_of, crop
 
-    def __getitem__(self, index: int) -> tuple[int, Tensor | None, str, str]:
+    def __getitem__(self, index: int) -> _Sample:
         try:
-            image, (width, height) = self.images.read(index)
+            image, (width, height), notes = self.images.read(index)
         except UnreadableImage as error:
-            return index, None, str(error.path), error.reason
+            return index, None, [(str(error.path), error.reason)]
         size = self.size_of(index)
         rectangle: tuple[float, float, float, float] = (0, 0, width, height)
         if self.crop:
             # A crop that was rounded up to what the network takes may be larger than the resized image: then it is all of it.
             side = min(width, height) * min(1.0, size[0] / (self.images.min_side or size[0]))
             rectangle = ((width - side) / 2, (height - side) / 2, side, side)
-        return index, torch.from_numpy(cut(image, (width, height), rectangle, size=size, flip=False)), "", ""
+        return index, torch.from_numpy(cut(image, (width, height), rectangle, size=size, flip=False)), notes
 
 
-def _collate(samples: list[tuple[int, Tensor | None, str, str]]) -> ResizedBatch:
-    good = [(index, image) for index, image, _, _ in samples if image is not None]
-    bad = [(index, path, reason) for index, image, path, reason in samples if image is None]
+def _collate(samples: list[_Sample]) -> ResizedBatch:
+    good = [(index, image) for index, image, _ in samples if image is not None]
+    bad = [(index, *notes[0]) for index, image, notes in samples if image is None]
+    odd = [note for _, image, notes in samples if image is not None for note in notes]
     images = torch.stack([image for _, image in good]) if good else torch.empty(0, 3, 1, 1, dtype=torch.uint8)
-    return ResizedBatch(images, [index for index, _ in good], bad)
+    return ResizedBatch(images, [index for index, _ in good], bad, odd)
 
 
 def resized_batches(

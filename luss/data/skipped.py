@@ -77,6 +77,11 @@ class SkippedFiles:
         """Number of files listed, without those that were read with a note."""
         return len(self._reasons) - self._num_notes
 
+    @property
+    def num_notes(self) -> int:
+        """Number of files that were read with a note."""
+        return self._num_notes
+
     def add(self, path: Path, reason: str) -> None:
         """Lists a file, at once on disk; a path that is listed already keeps its first reason.
 
@@ -147,7 +152,8 @@ class SkippedFiles:
         found = dict(self._reasons)
         for path in lists:
             for name, reason in SkippedFiles(path)._reasons.items():
-                found.setdefault(name, reason)
+                if found.setdefault(name, reason).startswith(READ_WITH_NOTE):
+                    found[name] = reason
         self._replace(found)
 
     def check(self, total: int, max_share: float, *, count: int | None = None) -> None:

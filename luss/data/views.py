@@ -9,6 +9,7 @@ Everything random about a sample is a pure function of (seed, epoch, index), so 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,9 +20,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from luss.data.colours import apply_colours, draw_colours
-from luss.data.images import UnreadableImage, read_image
+from luss.data.images import Listed, UnreadableImage, read_noted
 from luss.data.manifest import Manifest
 from luss.data.masks import draw_masks
+from luss.data.skipped import READ_WITH_NOTE
 from luss.errors import LussError
 from luss.settings import ViewSettings
 
@@ -230,6 +232,10 @@ class ViewDataset(Dataset[dict[str, Any]]):
         )
 
 
+Notes = list[tuple[str, str]]
+"""Path and note of images that were read although something is wrong with them; none for most."""
+
+
 class ImageSource:
     """The images of several manifests under one numbering; replaces unreadable ones by their successors."""
 
@@ -248,34 +254,43 @@ class ImageSource:
         which = int(np.searchsorted(self._starts, index, side="right")) - 1
         return self.manifests[which], index - int(self._starts[which])
 
-    def read(self, index: int) -> tuple[Image.Image, tuple[int, int]]:
-        """The decoded image and its original (width, height).
+    def read(self, index: int) -> tuple[Image.Image, tuple[int, int], Notes]:
+        """The decoded image, its original (width, height), and what is wrong with it although it was read.
 
         Raises:
-            UnreadableImage: It cannot be decoded, or has changed since it was listed.
+            UnreadableImage: It cannot be decoded, or has another size than when it was listed.
         """
         manifest, row = self.locate(index)
         listed = manifest.listed(row)
-        image = read_image(manifest.path(row), min_side=self.min_side, max_pixels=self.max_pixels, listed=listed)
-        return image, listed.size
+        image, notes = read_listed(manifest.path(row), listed, min_side=self.min_side, max_pixels=self.max_pixels)
+        return image, listed.size, notes
 
     def readable(self, index: int) -> tuple[int, Image.Image, tuple[int, int], list[tuple[str, str]]]:
         """The first image from `index` on that can be read; see `first_readable`."""
         return first_readable(index, len(self), self.read)
 
 
+def read_listed(
+    path: Path, listed: Listed, *, min_side: int | None = None, max_pixels: int
+) -> tuple[Image.Image, Notes]:
+    """`read_noted` with the note as lists of skipped files hold it."""
+    image, note = read_noted(path, min_side=min_side, max_pixels=max_pixels, listed=listed)
+    return image, [(str(path), f"{READ_WITH_NOTE}{note}")] if note else []
+
+
 def first_readable(
-    index: int, num_images: int, read: Callable[[int], tuple[Image.Image, tuple[int, int]]]
+    index: int, num_images: int, read: Callable[[int], tuple[Image.Image, tuple[int, int], Notes]]
 ) -> tuple[int, Image.Image, tuple[int, int], list[tuple[str, str]]]:
     """Replaces an image that cannot be read by the next one that can, so that a batch keeps its size.
 
     Args:
         index: Where to begin, 0 to num_images - 1; after the last comes the first.
         num_images: How many there are.
-        read: Gives the image and its original (width, height), or raises `UnreadableImage`.
+        read: Gives the image, its original (width, height) and notes on it, or raises `UnreadableImage`.
 
     Returns:
-        The index found, the image, its original size, and path and reason of the images that could not be read.
+        The index found, the image, its original size, and path and reason of the images that could not be read, or that were read with a
+        note (`luss.data.skipped.READ_WITH_NOTE`).
 
     Raises:
         LussError: Many images in a row cannot be read, as when a disk was unmounted.
@@ -284,11 +299,11 @@ def first_readable(
     for step in range(min(_MAX_SUBSTITUTES, num_images)):
         candidate = (index + step) % num_images
         try:
-            image, original = read(candidate)
+            image, original, notes = read(candidate)
         except UnreadableImage as error:
             unreadable.append((str(error.path), error.reason))
             continue
-        return candidate, image, original, unreadable
+        return candidate, image, original, unreadable + notes
     raise LussError(
         f"{len(unreadable)} images in a row cannot be read, the first is {unreadable[0][0]} ({unreadable[0][1]}): "
         "is the folder still mounted?"

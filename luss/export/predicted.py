@@ -41,6 +41,7 @@ class SegmentedImages(ManifestImages):
     """Images that are segmented while their label maps are asked for, a block at a time, in batches of one shape.
 
     Attributes:
+        notes: Path and note of images that were read although something is wrong with them, so far.
         confidence: (H, W) of the image whose label map was given last, where it was asked for.
     """
 
@@ -58,11 +59,13 @@ class SegmentedImages(ManifestImages):
         categories = {cluster: name for cluster, name in sorted(names.items()) if cluster}
         super().__init__(manifest, categories, len(names) - 1)
         self._segment = segment
+        self.notes: list[tuple[str, str]] = []
         self.confidence: Confidence | None = None
 
     def label_maps(self, start: int) -> Iterator[tuple[int, Labels | MissingImage]]:
         for first in range(start, len(self), self.block):
             for found in self._segment(range(first, min(first + self.block, len(self)))):
+                self.notes += found.notes
                 self.confidence = found.confidence
                 reason = found.unreadable[1] if found.unreadable else ""
                 yield found.index, MissingImage(reason) if found.labels is None else found.labels

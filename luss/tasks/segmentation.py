@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from luss.data.colours import apply_colours, draw_colours
-from luss.data.images import Listed, read_image
-from luss.data.views import cut, draw_rectangle, first_readable, sample_generator
+from luss.data.images import Listed
+from luss.data.views import Notes, cut, draw_rectangle, first_readable, read_listed, sample_generator
 from luss.labels.source import LabelSource
 from luss.models.segmenter import SegmentationNetwork
 from luss.settings import FinetuneSettings
@@ -66,12 +66,12 @@ class LabelledCrops(Dataset[dict[str, Any]]):
             "unreadable": unreadable,
         }
 
-    def _read(self, entry: int) -> tuple[Image.Image, tuple[int, int]]:
+    def _read(self, entry: int) -> tuple[Image.Image, tuple[int, int], Notes]:
         # Unreadable images have no map, so the store's numbering is not the manifest's: images go by name.
         height, width = self.store.image_size(entry)
-        listed = Listed((width, height), None)
-        image = read_image(self.image_root / self.store.name(entry), max_pixels=self.max_pixels, listed=listed)
-        return image, (width, height)
+        path, listed = self.image_root / self.store.name(entry), Listed((width, height), None)
+        image, notes = read_listed(path, listed, max_pixels=self.max_pixels)
+        return image, (width, height), notes
 
     def collate(self, samples: list[dict[str, Any]]) -> LabelledBatch:
         """Stacks samples."""

@@ -245,6 +245,9 @@ def _segment(
     before, started = folder.tally.num_images, time.monotonic()
 
     def on_progress(done: int, total: int) -> None:
+        for path, note in images.notes:
+            folder.skipped.add(Path(path), note)
+        images.notes.clear()
         reporter.advance(done)
         stop.check()
 

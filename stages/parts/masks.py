@@ -94,7 +94,7 @@ def mask_maker(plan: MaskPlan, segment: Segment) -> Maker:
         split = plan.splits[shard]
         predictions = segment(plan.manifests[split], list(plan.ranges[shard]))
         for prediction in write_masks(predictions, plan.names[split], plan.folder / split):
-            yield Batch(1, () if prediction.unreadable is None else [prediction.unreadable])
+            yield Batch(1, [*prediction.notes, *([prediction.unreadable] if prediction.unreadable else [])])
 
     return make
 

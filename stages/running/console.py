@@ -115,7 +115,8 @@ class ConsoleReporter:
                 from torch.utils.tensorboard import SummaryWriter
 
                 self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=int(values["step"]))
-            except ImportError:
+            # It takes no folder whose name is not UTF-8.
+            except (ImportError, UnicodeEncodeError):
                 self._board = False
         if self._board:
             for name, value in values.items():

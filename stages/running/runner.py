@@ -141,8 +141,9 @@ def _run_one(
         meet()
         if first:
             _absorb_ranks(place.folder)
-            num_skipped = SkippedFiles(place.folder / "skipped.csv").count
-            figures |= {"skipped": num_skipped} if num_skipped else {}
+            listed = SkippedFiles(place.folder / "skipped.csv")
+            counts = {"skipped": listed.count, "read with a note in skipped.csv": listed.num_notes}
+            figures |= {what: count for what, count in counts.items() if count}
             seconds = reporter.seconds()
             reporter.message(f"{stage.name}: done in {duration(seconds)}{_shown_figures(figures)}")
             files.finish(figures, seconds=seconds, peak_memory_mb=peak_memory_mb())

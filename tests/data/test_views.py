@@ -265,7 +265,7 @@ def test_indices_run_through_several_manifests(tmp_path: Path) -> None:
         (second, 2),
     ]
     for index, size in enumerate(SIZES[:5]):
-        image, original = source.read(index)
+        image, original, _ = source.read(index)
         assert image.size == original == size
     assert len(dataset(first, second)) == 5
 
@@ -288,7 +288,7 @@ def test_many_unreadable_images_in_a_row_are_an_error_that_names_the_first(monke
     monkeypatch.setattr(views, "_MAX_SUBSTITUTES", 5)
     tried: list[int] = []
 
-    def read(index: int) -> tuple[Image.Image, tuple[int, int]]:
+    def read(index: int) -> tuple[Image.Image, tuple[int, int], views.Notes]:
         tried.append(index)
         raise UnreadableImage(Path(f"{index}.jpg"), "gone")
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -96,16 +97,23 @@ def test_a_rescan_that_finds_the_same_images_leaves_everything_done(moved: Moved
     assert all(f"{stage}: done (" in output for stage in ORDER[1:])
 
 
-def test_an_image_that_has_changed_since_it_was_listed_is_left_out_and_listed_with_the_remedy(moved: Moved) -> None:
+def test_images_that_have_changed_since_they_were_listed_are_listed_with_the_remedy(moved: Moved) -> None:
     moved("--until", "manifest")
-    image = moved.image("validation")
-    with Image.open(image) as picture:
-        picture.transpose(Image.Transpose.ROTATE_90).save(image, quality=50)
+    other, mended = sorted((moved.data / "validation").rglob("*.jpg"))[:2]
+    for image, more in ((other, 5), (mended, 0)):
+        with Image.open(image) as picture:
+            size = picture.size
+            picture.resize((size[0] + more, size[1])).save(image, quality=50)
     output = moved("--force", "predict", "data.max_skipped_share=0.5", "--until", "predict")
     assert "predict: done in" in output
-    reason = skipped(moved.run / "predict")[image.name]
-    assert "changed since it was listed" in reason
-    assert "--rescan lists the images anew" in reason
+    assert "skipped 1, read with a note in skipped.csv 1" in output
+    reasons = skipped(moved.run / "predict")
+    assert re.match(r"changed since it was listed: \d+ x \d+ pixels then, \d+ x \d+ now", reasons[other.name])
+    assert reasons[mended.name].startswith("read all the same: changed since it was listed: ")
+    assert all("--rescan lists the images anew" in reasons[image.name] for image in (other, mended))
+    masks = {path.stem for path in (moved.run / "predict" / "masks" / "validation").rglob("*.png")}
+    assert mended.stem in masks
+    assert other.stem not in masks
     assert "more than data.max_skipped_share=0.01 allows" in " ".join(moved("--force", "predict").split())
 
 

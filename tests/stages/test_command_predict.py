@@ -284,7 +284,7 @@ def test_results_of_another_model_are_not_mixed(luss: Launcher, finished: Path, 
 @pytest.mark.parametrize(
     ("images", "named"),
     [
-        ("nowhere", "is not a folder of images, a list of them (.txt), or an image"),
+        ("nowhere", "nowhere does not exist: give a folder of images, a list of them (.txt), or images"),
         ("notes.md", "is not a folder of images, a list of them (.txt), or an image"),
         ("nothing", "holds no images"),
         ("broken", "none of the 1 image files below"),
@@ -387,3 +387,48 @@ def test_too_many_clusters_for_a_palette_are_told_before_anything_is_written(
     assert outcome.code == 2
     assert "use the format png" in outcome.output
     assert not (tmp_path / "out").exists()
+
+
+def test_images_and_folders_may_be_named_together_as_a_shell_does(
+    luss: Launcher, finished: Path, photos: Path, expected: list[Any], tmp_path: Path
+) -> None:
+    named = [str(photos / name) for name in ("a.jpg", "b.png", "notes.txt", "deep")]
+    outcome = luss("predict", str(finished), *named, "--out", str(tmp_path / "out"))
+    assert outcome.code == 0, outcome.output
+    assert "5 images segmented" in outcome.output
+    assert f"listing the images of {photos}/a.jpg and 3 more" in outcome.output
+    for name, index in (("a.png", 0), ("deep/er/d e.png", 5)):
+        assert np.array_equal(read_mask(tmp_path / "out" / "masks" / name), expected[index])
+    # Options may stand between them.
+    again = luss("predict", str(finished), named[0], "--out", str(tmp_path / "out"), *named[1:])
+    assert "0 images segmented, 5 were done before" in again.output
+
+
+def test_images_whose_masks_would_meet_have_a_mask_each_and_it_is_said(
+    luss: Launcher, finished: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("x.jpg", "x.png", "x.jpg.jpg", "X.JPG", "y.jpg"):
+        shutil.copy(photos / "a.jpg", tmp_path / "photos" / name)
+    outcome = luss("predict", str(finished), str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--overlay")
+    assert "5 images segmented" in outcome.output
+    assert "4 images would share the name of a mask" in outcome.output
+    for folder in ("masks", "overlays"):
+        names = [path.name.lower() for path in (tmp_path / "out" / folder).iterdir()]
+        assert len(set(names)) == 5
+        assert "y.png" in names or "y.jpg" in names
+
+
+def test_pictures_that_are_not_read_are_said_with_their_endings_and_results_of_luss_are_left_out(
+    luss: Launcher, finished: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos" / "masks").mkdir(parents=True)
+    (tmp_path / "photos" / "masks" / "export.json").touch()
+    for name in ("a.jpg", "b.jfif", "c.gif", "masks/a.jpg", "c.cr2"):
+        shutil.copy(photos / "a.png" if name == "c.cr2" else photos / "a.jpg", tmp_path / "photos" / name)
+    outcome = luss("predict", str(finished), str(tmp_path / "photos"), "--out", str(tmp_path / "out"))
+    output = " ".join(outcome.output.split())
+    assert "3 images segmented" in output
+    assert "1 pictures are in formats that are not read here and are left out (.cr2 1)" in output
+    assert f"luss has written what lies there: {tmp_path}/photos/masks" in output
+    assert "c.cr2" in (tmp_path / "out" / "skipped.csv").read_text(encoding="utf-8")

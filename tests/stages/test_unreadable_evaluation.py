@@ -90,8 +90,10 @@ def test_more_missing_predictions_than_images_may_be_unreadable_are_an_error(
 ) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
+    skipped = SkippedFiles(copy / "predict" / "skipped.csv")
     for path in sorted((copy / "predict" / "masks" / "validation").rglob("*.png"))[:2]:
         path.unlink()
+        skipped.add(Path("/photos/validation", path.parent.name, f"{path.stem}.jpg"), "truncated")
     outcome = luss.stage(
         "evaluate", *words[:2], f"output={copy}", *words[3:], "data.evaluate=[validation,test]", "--force"
     )
