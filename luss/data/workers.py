@@ -31,7 +31,7 @@ def load_batches(
     *,
     workers: int,
     collate: Callable[[list[Any]], Any],
-    setting: str = "the stage's setting workers",
+    setting: str = "the stage's workers (luss predict: --workers)",
     pin_memory: bool = False,
     prefetch: int = 2,
 ) -> Iterator[Any]:

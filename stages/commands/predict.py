@@ -66,6 +66,7 @@ OUT/summary.json holds names, colours, pixels and images of every id."""
         help="pixels less sure than this, 0 to 1, become background",
     )
     parser.add_argument("--batch-size", type=int, help="images of one shape that are segmented together")
+    parser.add_argument("--workers", type=int, help="processes that read images ahead; 0: none")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -75,6 +76,8 @@ def main(options: argparse.Namespace) -> None:
         raise LussError(f"--min-confidence is {options.min_confidence}: give a number from 0 to 1")
     if options.batch_size is not None and options.batch_size < 1:
         raise LussError(f"--batch-size is {options.batch_size}: give 1 or more")
+    if options.workers is not None and options.workers < 0:
+        raise LussError(f"--workers is {options.workers}: give 0 or more")
     from luss.export.job import ExportFolder
     from luss.export.predicted import OVERLAYS, check_format
     from luss.segmenter import Segmenter, find_model
@@ -89,8 +92,9 @@ def main(options: argparse.Namespace) -> None:
     segmenter = Segmenter.load(options.model, device=options.device)
     if options.names is not None:
         _rename(segmenter, options.names, console)
-    if options.batch_size is not None:
-        segmenter.settings = dataclasses.replace(segmenter.settings, batch_size=options.batch_size)
+    given = {"batch_size": options.batch_size, "workers": options.workers}
+    given = {name: value for name, value in given.items() if value is not None}
+    segmenter.settings = dataclasses.replace(segmenter.settings, **given)
     check_format(options.format, segmenter.num_clusters)
     with run_lock(out), stop_on_signals() as stop:
         folder = ExportFolder(out, _identity(segmenter, root, options), segmenter.num_clusters, grows=True)

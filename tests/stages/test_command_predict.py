@@ -143,7 +143,7 @@ def test_what_is_done_is_left_alone_and_new_images_are_added(
 def test_a_killed_pass_that_is_run_again_ends_with_the_files_of_one_that_was_never_killed(
     luss: Launcher, finished: Path, photos: Path, tmp_path: Path, format: str
 ) -> None:
-    options = ["--format", format, "--overlay", "--batch-size", "2"]
+    options = ["--format", format, "--overlay", "--batch-size", "2", "--workers", "0"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert luss("predict", str(finished), str(photos), "--out", str(whole), *options).code == 0
     fault = Fault("os.rename", ".jpg" if format == "coco" else "masks/deep", count=2)
@@ -338,6 +338,7 @@ def test_a_spoilt_model_is_told_and_nothing_is_written(
     [
         (["--min-confidence", "2"], "--min-confidence is 2.0"),
         (["--batch-size", "0"], "--batch-size is 0"),
+        (["--workers", "-1"], "--workers is -1"),
         (["--device", "cuda:9"], "device is 'cuda:9'"),
         (["--names", "NAMES"], "names 11, 99, but the clusters of this model have the ids 1 to 10"),
         (["--out", "PHOTOS/masks"], "lies in the folder of images"),

@@ -104,8 +104,16 @@ def test_a_lost_screen_stops_no_stage_before_its_result_is_recorded(
     assert "cluster: done in" in next((run / "cluster" / "log").iterdir()).read_text()
 
 
-@pytest.mark.parametrize("screen", LOST)
-@pytest.mark.parametrize("command", ["status", "config", "logs", "--help", "run --print-config"])
+@pytest.mark.parametrize(
+    ("command", "screen"),
+    [
+        ("status", "ended pipe"),
+        ("config", "closed terminal"),
+        ("logs", "full disk"),
+        ("--help", "ended pipe"),
+        ("run --print-config", "full disk"),
+    ],
+)
 def test_a_command_that_only_prints_ends_quietly_without_a_reader(
     luss: Launcher, config: Path, finished: Path, command: str, screen: Screen
 ) -> None:
