@@ -1,5 +1,6 @@
 """The folder of a stage: the files that frame its work, and what they say about it."""
 
+import json
 import shutil
 import time
 import uuid
@@ -11,7 +12,7 @@ from typing import Any
 
 from luss.config import to_yaml
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, create_text, json_text, read_json, write_json, write_text
+from luss.files import TEMPORARY_SUFFIX, create_text, read_json, write_json, write_text
 from stages.base import CHECKPOINTS, AnyStage, StagePlace
 from stages.running.lock import refuse_living_shards, remove_dead_shard_locks
 from stages.sharded import SHARDS
@@ -127,7 +128,7 @@ class StageFolder:
 
     def _create_started(self) -> bool:
         record = {**self._record(), "start": uuid.uuid4().hex}
-        return create_text(self.place.folder / STARTED, json_text(record))
+        return create_text(self.place.folder / STARTED, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
     def _remove_leftovers(self) -> None:
         """But not among masks, which are many: who makes a shard of them clears its own."""
