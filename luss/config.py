@@ -139,6 +139,12 @@ def to_yaml(settings: Any) -> str:
         return str(OmegaConf.to_yaml(OmegaConf.create(_translated(content, _BYTES_TO_LETTERS))))
 
 
+def _escaped(name: str) -> str:
+    """A name that is not UTF-8, as it can be shown; empty for others."""
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    return shown if shown != name else ""
+
+
 def _translated(value: Any, table: dict[int, int]) -> Any:
     """A value of YAML with other letters in its texts."""
     if isinstance(value, str):
@@ -180,6 +186,10 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
     if not settings.output:
         settings.output = f"outputs/{settings.name}"
     wrong = [*wrong, *problems(settings)]
+    if escaped := _escaped(settings.output):
+        wrong.append(
+            f"output is {escaped}, a name that is not UTF-8, where weights cannot be written (safetensors): give another"
+        )
     if wrong:
         raise LussError("\n".join(wrong))
     return settings

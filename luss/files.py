@@ -101,13 +101,13 @@ def _short(name: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) to `path` atomically."""
+    r"""Writes `text` (UTF-8) to `path` atomically; bytes of names that are not UTF-8 (surrogates) as `\udcNN`, which JSON reads as these again."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def create_text(path: Path, text: str) -> bool:
-    """Writes `text` (UTF-8) to `path` unless that exists; of many processes on any machines exactly one succeeds.
+    """Writes `text` (as `write_text`) to `path` unless that exists; of many processes on any machines exactly one succeeds.
 
     Nobody ever sees half the text: a finished file is linked, which is atomic on NFS too; where there are no hard links (exFAT, CIFS,
     FUSE) it is renamed by who has made a claim.
@@ -122,7 +122,7 @@ def create_text(path: Path, text: str) -> bool:
     with refusals_named(path.parent):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "w", encoding="utf-8") as file:
+            with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -280,13 +280,7 @@ def read_user_text(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON to `path` atomically; keys keep their order."""
-    write_text(path, json_text(value))
-
-
-def json_text(value: Any) -> str:
-    r"""Indented JSON in readable letters; bytes of names that are not UTF-8 (surrogates) as `\udcNN`, which readers turn back."""
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace").decode()
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path, *, remedy: str = "delete it and run the stage again") -> Any:

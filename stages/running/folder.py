@@ -1,6 +1,7 @@
 """The folder of a stage: the files that frame its work, and what they say about it."""
 
 import contextlib
+import json
 import shutil
 import time
 import uuid
@@ -17,7 +18,6 @@ from luss.files import (
     Kind,
     checksum,
     create_text,
-    json_text,
     read_record,
     remove_dead,
     write_json,
@@ -177,7 +177,7 @@ class StageFolder:
 
     def _create_started(self) -> bool:
         record = {**self._record(), "start": uuid.uuid4().hex}
-        return create_text(self.place.folder / STARTED, json_text(record))
+        return create_text(self.place.folder / STARTED, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
     def _remove_leftovers(self) -> None:
         """But not among masks, which are many: who makes a shard of them clears its own."""

@@ -146,7 +146,7 @@ def test_a_damaged_manifest_is_named_with_the_remedy_and_listed_anew_by_it(moved
 def test_a_folder_whose_name_is_not_utf8_is_listed_and_shown(
     luss: Launcher, config: Path, shapes_folder: Path, tmp_path: Path
 ) -> None:
-    data, run = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / os.fsdecode(b"r\xfcn")
+    data, run = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "run"
     shutil.copytree(shapes_folder, data)
     (data / "train" / os.fsdecode(b"\xff")).mkdir()
     shutil.copy(
@@ -160,3 +160,6 @@ def test_a_folder_whose_name_is_not_utf8_is_listed_and_shown(
     assert status.code == 0, status.output
     assert "done" in status.output
     assert json.loads((run / "manifest" / "DONE.json").read_text())["settings"]["data.root"] == str(data)
+    refused = luss("run", str(config), f"output={tmp_path / os.fsdecode(bytes([0xFC]))}", f"data.root={data}")
+    assert refused.code == 2
+    assert r"\udcfc, a name that is not UTF-8" in refused.output
