@@ -255,7 +255,7 @@ def test_a_shard_that_was_merely_not_opened_is_neither_missing_nor_called_damage
     def refuse(path: Path, **options: object) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
-    monkeypatch.setattr(np, "load", refuse)
+    monkeypatch.setattr("numpy.lib.format.open_memmap", refuse)
     for look in (writer(tmp_path).missing_shards, lambda: FeatureStore.open(tmp_path)):
         with pytest.raises(LussError, match=r"shard-00000\.npy") as caught:
             look()
