@@ -96,6 +96,9 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     the worker's batch is waited for.
     """
     handler = signal.getsignal(signal.SIGCHLD)
+    if getattr(handler, "__module__", "").startswith("torch."):
+        # Another loader of this process has left it there.
+        handler = signal.SIG_DFL
     iterator = iter(loader)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, handler)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.data import Dataset
+from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from luss.data.worker_faults import starting_workers
@@ -43,8 +44,10 @@ def batches(workers: int = 2, collate: Any = torch.stack, count: int = 8) -> Ite
 
 @pytest.fixture(autouse=True)
 def no_worker_is_left() -> Iterator[None]:
+    # Those of other tests of this process are none of ours.
+    before = set(multiprocessing.active_children())
     yield
-    assert not multiprocessing.active_children()
+    assert not set(multiprocessing.active_children()) - before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -53,6 +56,20 @@ def test_batches_come_in_order_and_draw_nothing_from_the_generator_of_the_model(
     assert [int(batch[0, 0]) for batch in batches(workers)] == list(range(8))
     assert torch.equal(torch.get_rng_state(), before)
     assert signal.getsignal(signal.SIGCHLD) is handler
+
+
+def test_what_another_loader_of_the_process_has_left_does_not_strike_at_the_death_of_a_worker() -> None:
+    def torchs(number: int, frame: object) -> None:
+        raise RuntimeError("a worker has died somewhere")
+
+    # torch sets its own once a process, which may have been before.
+    torchs.__module__ = signal_handling.__name__
+    before = signal.signal(signal.SIGCHLD, torchs)
+    try:
+        list(batches(count=2))
+        assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize(
@@ -122,9 +139,9 @@ def test_a_system_without_shared_memory_is_told(monkeypatch: pytest.MonkeyPatch)
 def test_a_killed_worker_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     # As often as torch looks for the dead.
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
-    came = batches(count=100)
+    before, came = set(multiprocessing.active_children()), batches(count=100)
     next(came)
-    victim = multiprocessing.active_children()[0]
+    victim = (set(multiprocessing.active_children()) - before).pop()
     assert victim.pid is not None
     os.kill(victim.pid, signal.SIGKILL)
     victim.join()
