@@ -169,9 +169,8 @@ def test_a_value_that_cannot_be_is_refused_naming_its_key(minimal: Path, word: s
 
 def numbers(settings: Any) -> list[str]:
     """Keys of all numbers of a settings object."""
-    values = {
-        key: OmegaConf.select(OmegaConf.structured(settings), key) for key in all_keys(settings) if key != "data.root"
-    }
+    found = OmegaConf.structured(settings)
+    values = {key: OmegaConf.select(found, key) for key in all_keys(settings) if key != "data.root"}
     return [key for key, value in values.items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
 
 
