@@ -86,6 +86,7 @@ STAGE_FLOORS: tuple[set[str], ...] = (
     {"pipeline"},
     {"running"},
     {"jobs"},
+    {"comparing"},
     {"commands"},
     {"cli", "__main__", "api"},
 )  # fmt: skip
@@ -182,7 +183,7 @@ def test_losses_import_nothing_of_the_library_but_losses_and_what_processes_do_t
     [
         ("submitit", inside("stages/jobs")),
         ("argparse", {"stages/cli.py"} | inside("stages/commands")),
-        ("rich", {"stages/api.py"} | inside("stages/running") | inside("stages/commands")),
+        ("rich", {"stages/api.py"} | inside("stages/running") | inside("stages/comparing") | inside("stages/commands")),
         ("matplotlib", {"luss/report/plots.py"}),
         ("pickle", set()),
     ],
