@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from stages.commands import (
     baselines,
     cancel,
+    compare,
     config,
     demo,
     evaluate,
@@ -28,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "status": status,
     "predict": predict,
     "export": export,
+    "compare": compare,
     "submit": submit,
     "logs": logs,
     "cancel": cancel,

@@ -101,7 +101,7 @@ def build_report(
     data["figures"] = write_plots(data, work / "figures") + _contact_sheets(source, work / "figures")
     write_text(work / "data.js", f"const lussData = {json.dumps(data, separators=(',', ':'))};\n")
     for asset in files("luss.report").joinpath("page").iterdir():
-        if asset.name.endswith((".html", ".css", ".js")):
+        if asset.name.endswith((".html", ".css", ".js")) and not asset.name.startswith("compare."):
             write_text(work / asset.name, asset.read_text(encoding="utf-8"))
     _remove_surplus(work / "clusters", {f"{cluster + 1}.js" for cluster in shown})
     _take_place(work, out)
