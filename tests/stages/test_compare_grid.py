@@ -85,7 +85,7 @@ def test_learners_and_their_own_settings_may_be_axes(read: Reader) -> None:
 
 def test_files_in_brackets_are_an_axis_named_by_their_stems(read: Reader) -> None:
     grid = read("[simclr.yaml,simsiam.yaml]", "seed=[0,1]")
-    assert [cell.labels for cell in grid.cells][0] == {"configuration": "simclr", "seed": "0"}
+    assert grid.cells[0].labels == {"configuration": "simclr", "seed": "0"}
     assert [cell.run.pretrain.method.name for cell in grid.cells] == ["simclr", "simsiam"] * 2
     grid = read("[simclr.yaml,simsiam.yaml]", "[other/simclr.yaml,own.yaml]", "name=two")
     assert [axis.title for axis in grid.axes] == ["configuration", "configuration 2"]

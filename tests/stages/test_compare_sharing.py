@@ -56,8 +56,15 @@ def test_a_run_that_takes_everything_over_is_the_other_run(pair: Pair) -> None:
     assert States(pair.run).done(PRETRAIN)["taken_from"] == "one"
     assert load_config(pair.two / "pretrain" / "config.yaml").output == str(pair.two)
     # No second copy of what nobody writes into; a second one of what a stage would append to.
-    for name, same in (("pretrain/backbone.safetensors", True), ("predict/masks", True), ("pretrain/metrics.jsonl", False)):
-        one, two = (next(path for path in (run / name, *(run / name).rglob("*.png")) if path.is_file()) for run in (pair.one, pair.two))
+    for name, same in (
+        ("pretrain/backbone.safetensors", True),
+        ("predict/masks", True),
+        ("pretrain/metrics.jsonl", False),
+    ):
+        one, two = (
+            next(path for path in (run / name, *(run / name).rglob("*.png")) if path.is_file())
+            for run in (pair.one, pair.two)
+        )
         assert one.samefile(two) == same, name
     # Nothing is left to do, and nothing to take.
     assert take_over(pair.run, PRETRAIN) is None
