@@ -378,7 +378,13 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     assert load_config(path, words).name == content["name"]
 
 
-@pytest.mark.parametrize("path", LEARNERS, ids=lambda path: path.stem)
+def test_the_network_as_it_starts_is_shipped_beside_the_learners() -> None:
+    base = next(each for each in CONFIGS if each.stem == "objects27_cpu")
+    path = next(each for each in LEARNERS if each.stem == "untrained")
+    assert load_config(base, [str(path)]) == load_config(base, ["pretrain.epochs=0"])
+
+
+@pytest.mark.parametrize("path", [path for path in LEARNERS if path.stem != "untrained"], ids=lambda path: path.stem)
 def test_every_shipped_learner_is_laid_over_a_run_and_changes_the_learner_alone(path: Path) -> None:
     base = next(each for each in CONFIGS if each.stem == "objects27_cpu")
     run, found = load_config(base), load_config(base, [str(path)])

@@ -314,6 +314,8 @@ def _named(key: str, item: Any, text: str) -> str:
     """A word speaks for itself; a number has its setting before it."""
     if isinstance(item, str) and item[:1].isalpha():
         return _folder_name(text)
+    if isinstance(item, list):
+        text = "_".join(map(str, item))
     last = key.removesuffix(".name").rpartition(".")[2]
     return _folder_name(f"{last}{text}" if text[:1].isdigit() else f"{last}-{text}")
 

@@ -59,7 +59,7 @@ def test_for_a_setting_that_takes_a_list_a_list_is_a_value_and_a_list_of_lists_a
     )
     assert [cell.run.extract_features.layout_stages for cell in grid.cells] == [[0], [0, 4]]
     assert all(cell.run.data.extra == ["a", "b"] for cell in grid.cells)
-    assert len({cell.name for cell in grid.cells}) == 2
+    assert [cell.name for cell in grid.cells] == ["layout_stages0", "layout_stages0_4"]
 
 
 def test_the_values_of_a_text_are_the_texts_that_were_typed(read: Reader) -> None:
