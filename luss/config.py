@@ -1,5 +1,6 @@
 """Reading a run's configuration: YAML files laid over each other, then `key.sub=value` words. Mistakes are refused before anything runs."""
 
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -90,6 +91,34 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     settings = _finished(merged, str(path), wrong)
     settings.typed = frozenset(typed)
     return settings
+
+
+def setting_type(key: str, path: Path | str, words: Sequence[str] = ()) -> Any:
+    """The declared type of a setting where `words` are laid over a file, as `load_config` does; None where there is no such setting.
+
+    Words that cannot be are passed over: `load_config` tells them.
+
+    Example:
+        >>> from luss.config import setting_type
+        >>> setting_type("cluster.num_clusters", "configs/demo.yaml")
+        <class 'int'>
+
+    Raises:
+        LussError: A file cannot be read.
+    """
+    merged = _lay(_schema(), _read_yaml(Path(path)), f"file {path}")
+    for word in words:
+        if "=" not in word and word.endswith(_SUFFIXES):
+            merged = _lay(merged, _read_yaml(Path(word)), f"file {word}")
+            continue
+        with contextlib.suppress(LussError):
+            merged = _lay(merged, _parse_word(word, merged), f"word {word!r}")
+    return _type_of(merged, key)
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a setting of a declared type takes a word as the text that it is."""
+    return kind in _TEXT
 
 
 def load_stored_config(path: Path) -> RunSettings:
@@ -256,7 +285,7 @@ def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:
         raise LussError(f"{word!r} is {wanted}{nearest_config(Path(word))}")
     try:
         # YAML would make a number of 2023_05 and a truth of on; a text is what was typed.
-        parsed: Any = value if _type_of(known, key) in _TEXT or not value.strip() else yaml.safe_load(value)
+        parsed: Any = value if is_text(_type_of(known, key)) or not value.strip() else yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise LussError(f"the value of {word!r} cannot be read: {error}") from error
     for part in reversed(key.split(".")):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from stages.commands import (
     baselines,
     cancel,
+    compare,
     config,
     configs,
     demo,
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "status": status,
     "predict": predict,
     "export": export,
+    "compare": compare,
     "submit": submit,
     "logs": logs,
     "cancel": cancel,

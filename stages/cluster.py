@@ -189,12 +189,18 @@ def shown_ids(ids: list[int]) -> str:
 
 
 def agreement(run: RunSettings, manifest: Manifest, assignments: Any) -> dict[str, float]:
-    """NMI and accuracy against the folder names, in [0, 1]; nothing unless the data has ImageNet-S's layout."""
-    layout = data_layout(run.data)
-    if layout.images.get("train") == layout.root and run.data.root != EMBEDDED:
-        return {}
-    labels, _ = numbered_categories(categories_of(manifest.names()), len(manifest))
-    if (labels < 0).any():
+    """NMI and accuracy against the folder names, in [0, 1]; nothing where these are no categories."""
+    labels = known_categories(run, manifest)
+    if labels is None:
         return {}
     nmi = normalized_mutual_information(assignments, labels)
     return {"nmi": nmi, "accuracy": clustering_accuracy(assignments, labels)}
+
+
+def known_categories(run: RunSettings, manifest: Manifest) -> NDArray[np.int32] | None:
+    """(N,) number of each image's category, its folder; None unless the data has ImageNet-S's layout and every image lies in a folder."""
+    layout = data_layout(run.data)
+    if layout.images.get("train") == layout.root and run.data.root != EMBEDDED:
+        return None
+    labels, _ = numbered_categories(categories_of(manifest.names()), len(manifest))
+    return None if (labels < 0).any() else labels

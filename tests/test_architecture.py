@@ -87,6 +87,7 @@ STAGE_FLOORS: tuple[set[str], ...] = (
     {"pipeline"},
     {"running"},
     {"jobs"},
+    {"comparing"},
     {"commands"},
     {"cli", "__main__", "api"},
 )  # fmt: skip
@@ -183,7 +184,7 @@ def test_losses_import_nothing_of_the_library_but_losses_and_what_processes_do_t
     [
         ("submitit", inside("stages/jobs")),
         ("argparse", {"stages/cli.py"} | inside("stages/commands")),
-        ("rich", {"stages/api.py"} | inside("stages/running") | inside("stages/commands")),
+        ("rich", {"stages/api.py"} | inside("stages/running") | inside("stages/comparing") | inside("stages/commands")),
         ("torch.utils.data.DataLoader", {"luss/data/workers.py"}),
         # Anybody else's console would read markup in the names of files.
         ("rich.console", {"stages/running/screen.py"}),

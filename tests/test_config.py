@@ -20,6 +20,7 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 LEARNERS = sorted((Path(__file__).parents[1] / "configs" / "methods").glob("*.yaml"))
 LAPTOP, SWAV = (next(path for path in (*CONFIGS, *LEARNERS) if path.stem == name) for name in ("objects27_cpu", "swav"))
 S50_LEARNERS = sorted((Path(__file__).parents[1] / "configs" / "imagenet_s50").glob("*.yaml"))
+ALL_LEARNERS = [path for path in (*LEARNERS, *S50_LEARNERS) if path.stem != "untrained"]
 MINIMAL = "name: trial\ndata: {root: photos}\n"
 
 
@@ -429,7 +430,13 @@ def test_every_shipped_configuration_loads(path: Path) -> None:
     assert load_config(path, words).name == content["name"]
 
 
-@pytest.mark.parametrize("path", LEARNERS + S50_LEARNERS, ids=lambda path: f"{path.parent.stem}-{path.stem}")
+def test_the_network_as_it_starts_is_shipped_beside_the_learners() -> None:
+    base = next(each for each in CONFIGS if each.stem == "objects27_cpu")
+    path = next(each for each in LEARNERS if each.stem == "untrained")
+    assert load_config(base, [str(path)]) == load_config(base, ["pretrain.epochs=0"])
+
+
+@pytest.mark.parametrize("path", ALL_LEARNERS, ids=lambda path: f"{path.parent.stem}-{path.stem}")
 def test_every_shipped_learner_is_laid_over_a_run_and_changes_how_it_is_trained_alone(path: Path) -> None:
     base = next(each for each in CONFIGS if each.stem == ("objects27_cpu" if path in LEARNERS else path.parent.name))
     run, found = load_config(base), load_config(base, [str(path)])
@@ -443,7 +450,7 @@ def test_every_shipped_learner_is_laid_over_a_run_and_changes_how_it_is_trained_
 
 
 def test_every_learner_has_both_configurations() -> None:
-    assert {path.stem for path in LEARNERS} == set(METHODS)
+    assert {path.stem for path in LEARNERS} == set(METHODS) | {"untrained"}
     # imagenet_s50.yaml itself is PASS_s's.
     assert {path.stem for path in S50_LEARNERS} == set(METHODS) - {"pass_s"}
 

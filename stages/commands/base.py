@@ -41,7 +41,8 @@ class _FileAndWords(argparse.Action):
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
         words = [namespace.config, *values]
-        namespace.config = next((word for word in words if "=" not in word), words[0])
+        # A word in brackets is a list of files: `luss compare` takes such.
+        namespace.config = next((word for word in words if "=" not in word and word[:1] != "["), words[0])
         words.remove(namespace.config)
         namespace.config, namespace.words = Path(namespace.config), words
 

@@ -12,12 +12,17 @@ arguments = run_argument
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints a table; where jobs were submitted, also their states and the next step."""
+    """Prints a table, of a comparison one of its runs; where jobs were submitted, also their states and the next step."""
+    from stages.comparing.overview import status_of_cells
+    from stages.comparing.record import is_comparison
     from stages.jobs.queue import next_step, summary, view_queue, why_waiting
     from stages.pipeline import stages_of
     from stages.running.results import settings_of_run, status_table
     from stages.running.state import States
 
+    if is_comparison(options.run):
+        Console().print(status_of_cells(options.run))
+        return
     console, run = Console(), settings_of_run(options.run)
     folder = Path(run.output)
     # Looked at once, for the table and for what to do next.

@@ -19,7 +19,7 @@ _EPILOG = f"""examples:
   luss submit CONFIG.yaml --dry-run                                         print the sbatch files; change nothing
 
 {KEY_VALUE}"""
-_WISHES = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node")
+WISHES = ("partition", "account", "qos", "constraint", "nodes", "gpus_per_node")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,28 +31,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = _EPILOG
     config_arguments(parser)
+    job_arguments(parser)
+    parser.add_argument("--until", metavar="STAGE", help="the last stage to submit")
+    parser.add_argument("--force", metavar="STAGE", help="make this stage anew although it is done; later ones follow")
+    parser.add_argument("--dry-run", action="store_true", help="print the sbatch file of every job; change nothing")
+
+
+def job_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where jobs go, what they ask for, and which source they run."""
     parser.add_argument(
         "--cluster",
         choices=("slurm", "local", "debug"),
         default="slurm",
         help="slurm; local: the same jobs on this machine, one stage after the other; debug: in this process",
     )
-    for wish in _WISHES:
+    for wish in WISHES:
         number = wish in ("nodes", "gpus_per_node")
         parser.add_argument(
             f"--{wish.replace('_', '-')}",
             type=int if number else str,
             help=f"wins over resources.*.{wish}" + (", of stages that train" if wish == "nodes" else ""),
         )
-    parser.add_argument("--until", metavar="STAGE", help="the last stage to submit")
-    parser.add_argument("--force", metavar="STAGE", help="make this stage anew although it is done; later ones follow")
     parser.add_argument(
         "--code",
         choices=CHOICES,
         default=CHOICES[0],
         help="the source that jobs run: a copy of it made now; this one, refusing to start when it was edited; whatever is there then",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the sbatch file of every job; change nothing")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -64,7 +69,7 @@ def main(options: argparse.Namespace) -> None:
 
     console = Console()
     preflight(run, console)
-    words = {wish: getattr(options, wish) for wish in _WISHES}
+    words = {wish: getattr(options, wish) for wish in WISHES}
     order = Order(run, options.cluster, _again(options), options.code, words, options.until, options.force)
     table = Table(title=run.output, title_justify="left")
     for heading in ("stage", "job", "shards", "resources", "log"):
@@ -90,7 +95,12 @@ def main(options: argparse.Namespace) -> None:
 
 def _again(options: argparse.Namespace) -> str:
     """The command to submit the rest with; what was forced once is not forced again."""
-    wanted: dict[str, Any] = {"cluster": options.cluster, **{wish: getattr(options, wish) for wish in _WISHES}}
-    wanted |= {"until": options.until, "code": options.code if options.code != CHOICES[0] else None}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value is not None]
+    flags = job_flags(options) + ([f"--until={options.until}"] if options.until else [])
     return shlex.join(["luss", "submit", str(options.config), *options.words, *flags])
+
+
+def job_flags(options: argparse.Namespace) -> list[str]:
+    """The options of `job_arguments` as they were given."""
+    wanted: dict[str, Any] = {"cluster": options.cluster, **{wish: getattr(options, wish) for wish in WISHES}}
+    wanted["code"] = options.code if options.code != CHOICES[0] else None
+    return [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items() if value is not None]

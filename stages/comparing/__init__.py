@@ -1,0 +1,1 @@
+"""Comparisons: a grid of runs, what they share, one table and one page."""
