@@ -72,7 +72,7 @@ def _locked(folder: Path, stage: AnyStage) -> AbstractContextManager[None]:
 
 def _sources(states: States, stage: AnyStage) -> Iterator[Path]:
     """Runs beside this one that have done the stage with these settings, from inputs that this one has too."""
-    inputs = {need.name: states.done(need).get("id") for need in stage.needs}
+    inputs = {need.name: need.id_for(stage, states.done(need)) for need in stage.needs}
     if any(identity is None for identity in inputs.values()):
         return
     for done in sorted(states.run_folder.parent.glob(f"*/{stage.name}/{DONE}")):

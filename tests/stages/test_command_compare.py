@@ -192,8 +192,10 @@ def test_what_the_number_of_images_forbids_is_told_of_every_cell_before_any_trai
     with pytest.raises(LussError) as error:
         compared.prepare()
     assert str(error.value).splitlines() == [
-        "num_clusters61: cluster.num_clusters is 61, but there are 60 images: lower it",
-        "num_clusters62: cluster.num_clusters is 62, but there are 60 images: lower it",
+        "num_clusters61: cluster.num_clusters is 61, but there are 60 images",
+        "num_clusters61: sizes that they fill, to type: cluster.num_clusters=30",
+        "num_clusters62: cluster.num_clusters is 62, but there are 60 images",
+        "num_clusters62: sizes that they fill, to type: cluster.num_clusters=31",
     ]
 
 

@@ -9,11 +9,12 @@ from running import results
 
 from luss.config import load_config
 from luss.data.skipped import SkippedFiles
+from luss.files import read_json, write_json
 from luss.labels.layers import Edits
 from luss.labels.store import LabelStore
 from luss.settings import RunSettings
 from stages.comparing.sharing import take_over
-from stages.pipeline import CLUSTERS, FINETUNE, LABELS, MANIFEST, PRETRAIN, PROTOCOLS
+from stages.pipeline import ATTENTION, CLUSTERS, FINETUNE, LABELS, MANIFEST, PRETRAIN, PROTOCOLS
 from stages.running.runner import run_stages
 from stages.running.state import States
 
@@ -96,8 +97,10 @@ def test_what_was_made_otherwise_or_from_something_else_is_not_taken(pair: Pair)
         assert take_over(pair.settings(words), PRETRAIN) is None
     # Needs that are not done, and needs of the same settings that were made another time.
     assert take_over(pair.run, CLUSTERS) is None
-    run_stages(pair.run, [MANIFEST], force=MANIFEST.name)
-    assert take_over(pair.run, PRETRAIN) is None
+    pair.take(PRETRAIN)
+    done = pair.two / "pretrain" / "DONE.json"
+    write_json(done, {**read_json(done), "id": "made another time"})
+    assert take_over(pair.run, ATTENTION) is None
 
 
 def test_a_damaged_or_unfinished_stage_is_not_taken(pair: Pair) -> None:
