@@ -69,6 +69,7 @@ def main(options: argparse.Namespace) -> None:
     comparison = Comparison(grid, record, options.until, console)
     check_cells(grid, options.until, console)
     if options.dry_run:
+        comparison.apply_budget(dry=True)
         console.print(planned(comparison))
         return
     with run_lock(grid.folder):

@@ -133,6 +133,8 @@ def test_a_budget_of_time_becomes_epochs_of_the_same_number_for_every_seed_and_i
     made = grid("pretrain.batch_size=[20,30]", "seed=[0,1]", "name=x")
     made.cells[3].run.pretrain.epochs = 0
     compared = comparison(made, 5.0)
+    compared.apply_budget(dry=True)
+    assert measured == []
     compared.apply_budget()
     assert measured == ["x-batch_size20-seed0", "x-batch_size30-seed0"]
     # An untrained network stays one.
