@@ -60,6 +60,7 @@ def main(options: argparse.Namespace) -> None:
     from stages.comparing.record import opened_record
     from stages.comparing.running import PAGE, Comparison
     from stages.comparing.table import printed
+    from stages.jobs.launch import check_cluster
     from stages.running.lock import run_lock
 
     _check(options)
@@ -72,6 +73,8 @@ def main(options: argparse.Namespace) -> None:
         comparison.apply_budget(dry=True)
         console.print(planned(comparison))
         return
+    if options.submit:
+        check_cluster(options.cluster)
     with run_lock(grid.folder):
         comparison.prepare()
         comparison.apply_budget()

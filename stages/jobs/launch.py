@@ -127,8 +127,7 @@ def submit(order: Order, tell: Callable[[Row], None]) -> None:
     Raises:
         LussError: Settings, data or resources that cannot be; jobs of other settings are queued; the scheduler refuses.
     """
-    if order.cluster == "slurm" and not has_slurm():
-        raise LussError("SLURM is not here: submit from a login node, or use --cluster local")
+    check_cluster(order.cluster)
     submission = Submission(order)
     launcher = _Launcher(order, submission.folder)
     with submission.opened():
@@ -140,6 +139,16 @@ def submit(order: Order, tell: Callable[[Row], None]) -> None:
                 row = launcher.row(step, jobs)
             tell(row)
             launcher.wait(step)
+
+
+def check_cluster(cluster: str) -> None:
+    """Makes sure that jobs can be submitted to a cluster from here.
+
+    Raises:
+        LussError: They cannot.
+    """
+    if cluster == "slurm" and not has_slurm():
+        raise LussError("SLURM is not here: submit from a login node, or use --cluster local")
 
 
 def preview(order: Order, tell: Callable[[Row, str], None]) -> None:
