@@ -79,7 +79,7 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     merged, wrong = _lay(_schema(), _read_yaml(path), f"file {path}"), []
     typed: set[str] = set()
     for word in words:
-        if "=" not in word and (word.endswith(_SUFFIXES) or find_config(word).is_file()):
+        if _is_config(word):
             merged = _lay(merged, _read_yaml(find_config(word)), f"file {word}")
             continue
         try:
@@ -91,6 +91,11 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     settings = _finished(merged, str(path), wrong)
     settings.typed = frozenset(typed)
     return settings
+
+
+def _is_config(word: str) -> bool:
+    """Whether a word is a configuration, and no setting."""
+    return "=" not in word and (word.endswith(_SUFFIXES) or find_config(word).is_file())
 
 
 def setting_type(key: str, path: Path | str, words: Sequence[str] = ()) -> Any:
@@ -106,10 +111,10 @@ def setting_type(key: str, path: Path | str, words: Sequence[str] = ()) -> Any:
     Raises:
         LussError: A file cannot be read.
     """
-    merged = _lay(_schema(), _read_yaml(Path(path)), f"file {path}")
+    merged = _lay(_schema(), _read_yaml(find_config(path)), f"file {path}")
     for word in words:
-        if "=" not in word and word.endswith(_SUFFIXES):
-            merged = _lay(merged, _read_yaml(Path(word)), f"file {word}")
+        if _is_config(word):
+            merged = _lay(merged, _read_yaml(find_config(word)), f"file {word}")
             continue
         with contextlib.suppress(LussError):
             merged = _lay(merged, _parse_word(word, merged), f"word {word!r}")

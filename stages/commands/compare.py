@@ -59,6 +59,7 @@ def main(options: argparse.Namespace) -> None:
     from stages.comparing.record import opened_record
     from stages.comparing.running import PAGE, Comparison
     from stages.comparing.table import printed
+    from stages.jobs.launch import check_cluster
     from stages.running.lock import run_lock
 
     _check(options)
@@ -68,8 +69,11 @@ def main(options: argparse.Namespace) -> None:
     comparison = Comparison(grid, record, options.until, console)
     check_cells(grid, options.until, console)
     if options.dry_run:
+        comparison.apply_budget(dry=True)
         console.print(planned(comparison))
         return
+    if options.submit:
+        check_cluster(options.cluster)
     with run_lock(grid.folder):
         comparison.prepare()
         comparison.apply_budget()

@@ -88,7 +88,7 @@ def cell_figures(cell: Cell, stages: Sequence[AnyStage], record: Record, check: 
     done = [stage for stage in stages if states.of(stage).kind == "done"]
     state, reason = _state(cell, stages, states, record)
     values: dict[str, float] = {}
-    used_labels = False
+    used_labels = cell.run.pretrain.method.USES_LABELS
     if done:
         records = [states.done(stage) for stage in done]
         values["seconds"] = sum(float(each["seconds"]) for each in records)
@@ -158,4 +158,5 @@ def _protocol_values(run: RunSettings) -> Iterator[tuple[str, float, bool]]:
     for name, protocol in PROTOCOLS.items():
         row = next((row for row in rows if row.protocol.startswith(protocol.title)), None)
         if row is not None and name in run.protocols:
-            yield f"{name}_miou", float(row.metrics["miou"]), _LABELS_USED in row.protocol
+            labelled = run.pretrain.method.USES_LABELS or _LABELS_USED in row.protocol
+            yield f"{name}_miou", float(row.metrics["miou"]), labelled

@@ -88,8 +88,11 @@ class Comparison:
             self._say(f"{cell.name}: {stage.name} is taken over from {source}, which has made the same")
         return source is not None
 
-    def apply_budget(self) -> None:
+    def apply_budget(self, *, dry: bool = False) -> None:
         """Sets every cell's epochs to what the budget allows; what has not been measured before is measured, which takes some seconds each.
+
+        Args:
+            dry: Measure nothing; what is not known keeps its epochs.
 
         Raises:
             Interrupted: A signal asked to stop.
@@ -102,6 +105,8 @@ class Comparison:
                 continue
             key = speed_key(cell.run)
             if key not in self.record.speeds:
+                if dry:
+                    continue
                 with stop_on_signals() as stop:
                     found = measure(cell.run, minutes, self.grid.folder, stop)
                 self.record.speeds[key] = found
@@ -148,20 +153,28 @@ class Comparison:
         """
         making: dict[str, str] = {}
         for cell in self.grid.cells:
-            wanted, stages = order(cell.run), self.stages(cell)
-            for stage in stages:
-                if not self._made(cell, stage):
-                    break
-            states = States(cell.run)
-            if PRETRAIN in stages and states.kind(PRETRAIN) != "done":
-                maker = making.setdefault(states.fingerprint(PRETRAIN), cell.name)
-                if maker != cell.name and wanted.cluster == "slurm":
-                    tell(
-                        cell.name,
-                        f"waits for the pretraining of {maker}, which is the same: the same command submits it then",
-                    )
-                    continue
-            self._guard(cell, partial(submit, wanted, partial(_tell_row, tell, cell.name)))
+            self._guard(cell, partial(self._submit_one, cell, making, order, tell))
+
+    def _submit_one(
+        self,
+        cell: Cell,
+        making: dict[str, str],
+        order: Callable[[RunSettings], Order],
+        tell: Callable[[str, str], None],
+    ) -> None:
+        """Submits a cell; `making` has who will make a pretraining, by its fingerprint."""
+        wanted, stages = order(cell.run), self.stages(cell)
+        for stage in stages:
+            if not self._made(cell, stage):
+                break
+        states = States(cell.run)
+        if PRETRAIN in stages and states.kind(PRETRAIN) != "done":
+            maker = making.setdefault(states.fingerprint(PRETRAIN), cell.name)
+            if maker != cell.name and wanted.cluster == "slurm":
+                waits = f"waits for the pretraining of {maker}, which is the same: the same command submits it then"
+                tell(cell.name, waits)
+                return
+        submit(wanted, partial(_tell_row, tell, cell.name))
 
     def _guard(self, cell: Cell, work: Callable[[], None]) -> None:
         """Does the work of a cell and notes its failure, whatever it is."""

@@ -156,8 +156,7 @@ def submit(order: Order, tell: Callable[[Row], None], note: Callable[[str], None
     Raises:
         LussError: Settings, data or resources that cannot be; jobs of other settings are queued; the scheduler refuses.
     """
-    if order.cluster == "slurm" and not has_slurm():
-        raise LussError("SLURM is not here: submit from a login node, or use --cluster local")
+    check_cluster(order.cluster)
     _check_script(order)
     submission = Submission(order)
     for line in submission.notes:
@@ -172,6 +171,16 @@ def submit(order: Order, tell: Callable[[Row], None], note: Callable[[str], None
                 row = launcher.row(step, jobs)
             tell(row)
             launcher.wait(step)
+
+
+def check_cluster(cluster: str) -> None:
+    """Makes sure that jobs can be submitted to a cluster from here.
+
+    Raises:
+        LussError: They cannot.
+    """
+    if cluster == "slurm" and not has_slurm():
+        raise LussError("SLURM is not here: submit from a login node, or use --cluster local")
 
 
 def preview(order: Order, tell: Callable[[Row, str], None], note: Callable[[str], None] = _unheard) -> None:

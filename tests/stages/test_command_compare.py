@@ -133,6 +133,8 @@ def test_a_budget_of_time_becomes_epochs_of_the_same_number_for_every_seed_and_i
     made = grid("pretrain.batch_size=[20,30]", "seed=[0,1]", "name=x")
     made.cells[3].run.pretrain.epochs = 0
     compared = comparison(made, 5.0)
+    compared.apply_budget(dry=True)
+    assert measured == []
     compared.apply_budget()
     assert measured == ["x-batch_size20-seed0", "x-batch_size30-seed0"]
     # An untrained network stays one.
@@ -214,13 +216,20 @@ def test_what_can_be_known_of_the_cells_is_told_of_all_before_any_works(grid: Ca
         (("--budget-minutes", "0"), "--budget-minutes is 0: it must be more than 0"),
         (("--budget-minutes", "2", "--submit"), "--budget-minutes measures this machine, and jobs work elsewhere"),
         (("--budget-minutes", "2", "pretrain.epochs=[2,3]"), "pretrain.epochs is what --budget-minutes finds"),
+        (("--submit",), "SLURM is not here: submit from a login node, or use --cluster local"),
         (("--partition", "gpu"), "--partition is for jobs: add --submit"),
         (("pretrain.epoch=3",), "did you mean 'pretrain.epochs'"),
     ],
 )
 def test_a_command_that_cannot_be_meant_is_refused_and_nothing_is_made(
-    config: Path, tmp_path: Path, words: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+    config: Path,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("stages.jobs.launch.has_slurm", lambda: False)
     assert main(["compare", str(config), "seed=[0,1]", f"output={tmp_path / 'x'}", *words]) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "x").exists()

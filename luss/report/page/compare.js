@@ -42,7 +42,7 @@ function showTable() {
   const spread = seeded ? "Mean ± standard deviation over seeds. " : "";
   const legend = make("dl", {class: "legend small soft"}, ...columns.flatMap(({title, what}) => [make("dt", {}, title), make("dd", {}, what)]));
   byId("table-body").replaceChildren(make("div", {}, ...notes.map(note)), table("Figures of every row", headings, cells),
-    make("p", {class: "small soft"}, `${spread}The best mean of a column is marked; the seeds say whether it is more than chance.`), legend);
+    make("p", {class: "small soft"}, `${spread}The best of a column is marked; ${seeded ? "the spread says whether that is more than chance" : "without seeds nobody knows whether it is chance"}.`), legend);
 }
 
 function showSeeds() {
