@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from multiprocessing.process import BaseProcess
 
 from luss.errors import LussError
@@ -34,6 +35,9 @@ def starting_workers(workers: int, setting: str, *, alone: int = 0) -> Iterator[
     """
     try:
         yield
+    except BrokenExecutor:
+        # They were started, and one has died since.
+        raise
     except (OSError, RuntimeError) as error:
         raise LussError(sentence(str(error), workers, setting, alone)) from error
 

@@ -185,7 +185,7 @@ def test_the_labels_own_score_at_another_threshold_and_on_every_evaluated_split(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(measured[0], run)
-    config = run / "evaluate" / "config.yaml"
+    config = run / "run.yaml"
     text = config.read_text(encoding="utf-8")
     config.write_text(text.replace("  - validation\n", "  - validation\n  - test\n", 1), encoding="utf-8")
     shards = [path for path in (run / "baselines" / "labels-validation").glob("*.h5") if path.name != INDEX_NAME]

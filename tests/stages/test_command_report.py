@@ -149,7 +149,7 @@ def printed(*runs: RunSettings) -> str:
 
 def with_facts(monkeypatch: pytest.MonkeyPatch, **facts: Any) -> None:
     """From now on the metrics that are read say something else."""
-    monkeypatch.setattr("stages.running.results.read_json", lambda path: json.loads(path.read_text()) | facts)
+    monkeypatch.setattr("stages.running.results.read_metrics", lambda path: json.loads(path.read_text()) | facts)
 
 
 def test_numbers_with_a_threshold_from_ground_truth_are_still_the_run_s_own(

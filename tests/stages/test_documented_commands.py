@@ -44,6 +44,7 @@ ELSEWHERE = {
     "luss logs ": "tests/stages/test_submit_local.py",
     # Asks the scheduler, where one is installed.
     "luss cancel ": "tests/slurm/test_on_slurm.py",
+    r"luss run .*pretrain.weights=checkpoint.pth.tar": "tests/methods/test_start.py",
     r"luss evaluate .*--attention": "tests/stages/test_command_evaluate.py",
     r"luss export .* imagenet-s-zip": "tests/stages/test_command_export_submission.py",
 }

@@ -193,7 +193,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "contrast": contrast(weighted=False),
         "weighted_contrast": contrast(weighted=True),
         "pretraining": pretraining(folder / "one", accumulate=1, lr=0.3),
-        "accumulated": pretraining(folder / "two", accumulate=2, lr=0.03),
+        "accumulated": pretraining(folder / "two", accumulate=2, lr=0.001),
         "decisions": decisions(),
     }
 
