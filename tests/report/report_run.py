@@ -115,7 +115,9 @@ def _write_labels(run: Path, assignments: Any, num_clusters: int) -> None:
     writer = LabelWriter(
         run / "pseudo_labels" / "labels", [(0, len(assignments))], num_clusters=num_clusters, fingerprint="hand"
     )
-    names = [line.split("\t")[-1] for line in (run / "manifest" / "manifest" / "train.tsv").read_text().splitlines()[1:]]
+    names = [
+        line.split("\t")[-1] for line in (run / "manifest" / "manifest" / "train.tsv").read_text().splitlines()[1:]
+    ]
     writer.write_shard(0, (
         LabelRecord(name, (SIZE[1], SIZE[0]), np.full(GRID, assignments[index] + 1, np.uint16), attention(index))
         for index, name in enumerate(names)

@@ -137,7 +137,7 @@ def test_a_damaged_manifest_is_named_with_the_remedy_and_listed_anew_by_it(moved
     data[start : start + 20] = b"\xff" * 20
     table.write_bytes(data)
     output = moved("--force", "extract_features", "--until", "extract_features")
-    assert f"{table}, line" in output
+    assert f"{table} is damaged" in output
     assert "--force manifest" in output
     assert "manifest: done in" in moved("--force", "manifest", "--until", "manifest")
     assert "pretrain done" in moved.status()
