@@ -70,7 +70,11 @@ def refuse_exhausted(error: BaseException, place: Path | str) -> None:
 
 @contextlib.contextmanager
 def refusals_named(place: Path, again: str = _AGAIN) -> Iterator[None]:
-    """Turns what the system refuses in the body of the `with` into a LussError that names `place` and says to do `again`."""
+    """Turns what the system refuses in the body of the `with` into a sentence.
+
+    Raises:
+        LussError: The system refuses something; names `place` and says to do `again`.
+    """
     try:
         yield
     except LussError:

@@ -63,7 +63,9 @@ class ManifestStage(Stage[DataSettings]):
     def id_for(self, reader: AnyStage, record: Mapping[str, Any]) -> str | None:
         """With the lists of evaluated images for a stage that reads them."""
         own = super().id_for(reader, record)
-        lists = record.get("figures", {}).get("lists", {}) if reader.by_split else {}
+        lists = record.get("figures", {}).get("lists") if reader.by_split else None
+        # Results of earlier versions have none.
+        lists = lists if isinstance(lists, dict) else {}
         evaluated = {name: digest for name, digest in lists.items() if name.startswith(EVALUATED)}
         return f"{own} {_identity(evaluated)}" if own and evaluated else own
 

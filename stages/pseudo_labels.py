@@ -152,7 +152,12 @@ class PseudoLabelsStage(ShardedStage[PseudoLabelsSettings]):
         return {"threshold": float(setting), "source": "given", "used_labels": False}
 
     def search_threshold(self, context: StageContext) -> dict[str, Any]:
-        """The published search: the best mIoU on the validation masks over 0.00 to 0.80."""
+        """The published search: the best mIoU on the validation masks over 0.00 to 0.80.
+
+        Raises:
+            LussError: There are no such masks, or one cannot be read.
+            Interrupted: A stop was asked for.
+        """
         layout = data_layout(context.run.data)
         if not layout.has_masks("validation"):
             raise LussError(

@@ -110,7 +110,11 @@ def run_length(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def mask_api() -> Any:
-    """pycocotools' functions for masks, or LussError, which says what to install."""
+    """pycocotools' functions for masks.
+
+    Raises:
+        LussError: It is not installed.
+    """
     try:
         from pycocotools import mask
     except ImportError as error:

@@ -221,7 +221,11 @@ class _Launcher:
                 snapshot(self.source_folder)
 
     def launch(self, step: Step) -> list[Job]:
-        """Submits a step."""
+        """Submits a step.
+
+        Raises:
+            LussError: The scheduler refuses it.
+        """
         executor, config = self._executor(step), str(self.config.absolute())
         calls = [StageJob(config, step.stage.name, shards, self.source) for shards in step.tasks or (None,)]
         try:
@@ -242,7 +246,11 @@ class _Launcher:
         ]
 
     def wait(self, step: Step) -> None:
-        """On a cluster that does not queue: waits for the step's end, and makes sure that it did its work."""
+        """On a cluster that does not queue: waits for the step's end, and makes sure that it did its work.
+
+        Raises:
+            LussError: It did not.
+        """
         if step.kind is None or self.order.cluster == "slurm":
             return
         for job in self._running:

@@ -1,7 +1,6 @@
 """The source that a job runs: what it was at submission, whatever is edited meanwhile."""
 
 import hashlib
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Literal, get_args
 import luss
 import stages
 from luss.errors import LussError
+from luss.files import temporary_beside
 
 CodeChoice = Literal["snapshot", "refuse", "live"]
 CHOICES: tuple[CodeChoice, ...] = get_args(CodeChoice)
@@ -35,7 +35,7 @@ def snapshot(target: Path) -> None:
     """Copies the packages into `target`, once: the folder to put first on PYTHONPATH, whose name is their `source_hash`."""
     if target.is_dir():
         return
-    temporary = target.parent / f".{target.name}.{os.getpid()}.{uuid.uuid4().hex[:4]}.partial"
+    temporary = temporary_beside(target, uuid.uuid4().hex[:4])
     for name, path in _files(package_folders()):
         copy = temporary / name
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,7 @@ _DONE_FIELDS: dict[str, Kind] = {
     "id": str,
     "fingerprint": str,
     "products": dict,
+    "figures": dict,
     "seconds": float,
     "finished": str,
 }

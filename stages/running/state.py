@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from luss.config import load_stored_config
 from luss.errors import LussError
 from luss.progress import StopFlag
 from luss.settings import RunSettings
@@ -197,6 +198,8 @@ class States:
         if record["version"] != stage.version:
             return f"made by version {record['version']} of the stage, now {stage.version}"
         before, now = record["settings"], json.loads(json.dumps(stage.settings(self.run)))
+        if not now.keys() <= before.keys():
+            before = self._defaults_then(stage) | before
         for key in sorted({*before, *now}):
             if before.get(key, _DEFAULT) != now.get(key, _DEFAULT):
                 return f"{key}: {_shown(before, key)} -> {_shown(now, key)}"
@@ -209,6 +212,14 @@ class States:
                 return f"{need.name} was run again" if identity else f"{need.name} is not done"
         extra, reason = stage.extra_identity(self.run_folder)
         return reason if record.get("extra", "") != extra else ""
+
+    def _defaults_then(self, stage: AnyStage) -> dict[str, Any]:
+        """What its record leaves out because an earlier version had it as the default, and this one has not."""
+        try:
+            stored = load_stored_config(self.run_folder / stage.name / "config.yaml")
+        except LussError:
+            return {}
+        return dict(json.loads(json.dumps(stage.settings(stored))))
 
 
 _DEFAULT = object()

@@ -12,7 +12,7 @@ from running import Fault, Launcher, copy_until
 
 from luss.config import load_config, load_run_config, to_yaml
 from luss.errors import LussError
-from luss.files import temporary_beside
+from luss.files import read_json, temporary_beside
 from stages.cli import main
 from stages.pipeline import STAGES
 from stages.running import process, products
@@ -64,6 +64,29 @@ def test_the_remedy_for_a_damaged_record_works_and_keeps_the_old_result(run: Pat
     run_stages(load_config(config, [f"output={run}"]), [STAGES["evaluate"]], force="evaluate")
     assert json.loads((run / "evaluate" / "DONE.json").read_text(encoding="utf-8"))["id"]
     assert len(list((run / "superseded").glob("evaluate-*"))) == 1
+
+
+@pytest.mark.parametrize("entry", ["figures", "products", "inputs"])
+def test_a_record_with_an_entry_of_another_kind_is_damaged(run: Path, capsys: Capture, entry: str) -> None:
+    path = run / "manifest" / "DONE.json"
+    path.write_text(json.dumps(read_json(path) | {entry: []}), encoding="utf-8")
+    assert main(["status", str(run)]) == 0
+    assert f"is damaged ({entry} is a list, not an object)" in said(capsys)
+
+
+@pytest.mark.parametrize("content", ["{}", "{"])
+def test_a_damaged_note_of_given_weights_is_found_as_any_product_is(
+    run: Path, config: Path, capsys: Capture, content: str
+) -> None:
+    given = copy_until(run, run.parent / "given", "pixel_attention")
+    words = [f"output={run}", "pretrain.epochs=0", f"pretrain.weights={given}"]
+    run_stages(load_config(config, words), [STAGES["pretrain"]])
+    (run / "pretrain" / "given.json").write_text(content, encoding="utf-8")
+    assert main(["status", str(run)]) == 0
+    assert "its product given.json has changed size" in said(capsys)
+    assert list(products.damaged(run / "pretrain")) == ["given.json"]
+    run_stages(load_config(config, words), [STAGES["pretrain"]], force="pretrain")
+    assert read_json(run / "pretrain" / "given.json")["files"]
 
 
 @pytest.mark.parametrize("content", ["", "a: ["])

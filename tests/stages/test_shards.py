@@ -14,9 +14,11 @@ import pytest
 from running import ORDER, Fault, Launcher, results
 
 from luss.config import load_config
+from luss.data.names import MaskNames
 from luss.errors import LussError
 from luss.files import read_record
 from luss.settings import RunSettings
+from stages.parts import masks
 from stages.pipeline import STAGES
 from stages.pixel_attention import PixelAttentionStage
 from stages.running.folder import StageFolder, work_of_shards
@@ -377,3 +379,17 @@ def test_the_network_is_loaded_once_for_all_shards_of_a_process_and_not_at_all_t
     assert len(loaded) == 2
     run_stages(settings, [stage])
     assert len(loaded) == 2
+
+
+def test_the_names_of_all_masks_are_read_once_for_all_shards_of_a_process(
+    config: Path, before: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def names(images: Any) -> MaskNames:
+        read.append(len(images))
+        return MaskNames(images)
+
+    monkeypatch.setattr(masks, "MaskNames", names)
+    run_shards(load_config(config, [f"output={before('predict')}"]), STAGES["predict"], [0, 2])
+    assert read == [20]

@@ -1,5 +1,6 @@
 """Stages as objects: rounds made of the same classes, and how often a look at a run computes what it shows."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from stages.pipeline import FINETUNE, MANIFEST, STAGES
 from stages.pixel_attention import PixelAttentionStage
 from stages.predict import Predict
 from stages.pseudo_labels import PseudoLabelsStage
+from stages.running.results import settings_of_run
 from stages.running.state import States
 from stages.sharded import cut
 
@@ -87,6 +89,16 @@ def test_status_finds_the_state_of_every_stage_once(finished: Path, computed: Co
 
     status(Namespace(run=finished))
     assert computed == dict.fromkeys(ORDER, 1)
+
+
+def test_a_default_that_was_another_in_an_earlier_version_makes_nothing_stale(finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for path in (run / "run.yaml", *run.glob("*/config.yaml")):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("max_pixels: 200000000", "max_pixels: 300000000"), encoding="utf-8")
+    states = States(settings_of_run(run))
+    assert states.run.data.max_pixels == 300_000_000
+    assert states.of(FINETUNE).kind == "done", states.of(FINETUNE)
 
 
 def test_one_look_finds_every_fingerprint_once(config: Path, finished: Path, computed: Counter[str]) -> None:

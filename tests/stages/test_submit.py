@@ -16,6 +16,7 @@ import pytest
 
 from luss.config import load_config, to_yaml
 from luss.errors import LussError
+from luss.files import remove_dead, writer_lives
 from luss.progress import Interrupted
 from stages.commands import cancel, status
 from stages.jobs import launch, source
@@ -487,6 +488,22 @@ def test_a_copy_of_the_source_is_kept_and_comes_first(
     assert f"export PYTHONPATH={copy}" in text
     # Or python would find an edited source in the working folder first.
     assert "export PYTHONSAFEPATH=1" in text
+
+
+def test_half_a_copy_of_the_source_says_who_wrote_it_so_that_a_dead_ones_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(source.shutil, "copyfile", killed)
+    with pytest.raises(KeyboardInterrupt):
+        source.snapshot(tmp_path / "code" / "0123456789abcdef")
+    (left,) = (tmp_path / "code").iterdir()
+    assert writer_lives(left)
+    left.rename(left.with_name(left.name.replace("-", "-1", 1)))  # a process that there is not
+    remove_dead(tmp_path, "*/*")
+    assert not list((tmp_path / "code").iterdir())
 
 
 def test_a_job_refuses_to_run_a_source_that_was_edited(
