@@ -28,6 +28,7 @@ RUN_CONFIG = "run.yaml"
 
 _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
+_TEXTS = (list[str], list[str] | None)
 _MAX_DEPTH, _MAX_VALUES = 50, 100_000
 
 
@@ -254,11 +255,16 @@ def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:
     if not equals or not key:
         wanted = "neither of the form key=value, such as pretrain.epochs=10, nor a configuration"
         raise LussError(f"{word!r} is {wanted}{nearest_config(Path(word))}")
+    kind = _type_of(known, key)
     try:
-        # YAML would make a number of 2023_05 and a truth of on; a text is what was typed.
-        parsed: Any = value if _type_of(known, key) in _TEXT or not value.strip() else yaml.safe_load(value)
+        # YAML would make a number of 2023_05 and a truth of on; a text is what was typed, in a list too.
+        parsed: Any = value if kind in _TEXT or not value.strip() else yaml.safe_load(value)
+        if kind in _TEXTS and isinstance(parsed, list):
+            parsed = yaml.load(value, yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise LussError(f"the value of {word!r} cannot be read: {error}") from error
+    if list in (get_origin(kind), *map(get_origin, get_args(kind))) and not isinstance(parsed, list | None):
+        raise LussError(f"{key} in word {word!r} is a list: {key}=[{value.strip()}]")
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     assert isinstance(parsed, dict)
