@@ -254,6 +254,14 @@ def test_a_text_in_the_list_of_a_word_is_that_text_whatever_it_looks_like(minima
     assert found.data.extra == [os.path.expanduser(text), "photos"]
 
 
+@pytest.mark.parametrize("text", ["2024", "2023_05", "007", "on", "1:30", "1e3", "0.450"])
+def test_a_text_in_a_file_is_that_text_whatever_it_looks_like(tmp_path: Path, text: str) -> None:
+    file = f"name: {text}\ndata: {{root: {text}, extra: [{text}, photos]}}\nresources: {{cluster: {{partition: {text}}}}}\n"
+    found = load_config(written(tmp_path, file))
+    assert (found.name, found.data.root, found.data.extra) == (text, text, [text, "photos"])
+    assert found.resources["cluster"].partition == text
+
+
 @pytest.mark.parametrize("word", ["data.extra=2023_05", "pretrain.method.shallow_stages=3", "protocols=unsupervised"])
 def test_a_word_for_a_list_that_is_none_is_refused_with_the_word_to_type(minimal: Path, word: str) -> None:
     key, value = word.split("=")
