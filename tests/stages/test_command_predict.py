@@ -146,7 +146,8 @@ def test_a_killed_pass_that_is_run_again_ends_with_the_files_of_one_that_was_nev
     options = ["--format", format, "--overlay", "--batch-size", "2", "--workers", "0"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert luss("predict", str(finished), str(photos), "--out", str(whole), *options).code == 0
-    fault = Fault("os.rename", ".jpg" if format == "coco" else "masks/deep", count=2)
+    # An overlay, where there are no masks of their own.
+    fault = Fault("os.rename", "masks/deep" if format in ("png", "palette", "npz") else ".jpg", count=2)
     assert luss("predict", str(finished), str(photos), "--out", str(killed), *options, fault=fault).code == -9
     assert not (killed / "summary.json").exists()
     outcome = luss("predict", str(finished), str(photos), "--out", str(killed), *options)
