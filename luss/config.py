@@ -29,6 +29,7 @@ RUN_CONFIG = "run.yaml"
 
 _SUFFIXES = (".yaml", ".yml")
 _TEXT = (str, str | None)
+_TEXTS = (list[str], list[str] | None)
 _MAX_DEPTH, _MAX_VALUES = 50, 100_000
 
 
@@ -75,12 +76,12 @@ def load_config(path: Path | str, words: Sequence[str] = ()) -> RunSettings:
     Raises:
         LussError: Naming the key, where it came from and the nearest valid key; or the value that cannot be.
     """
-    path = find_config(path)
-    merged, wrong = _lay(_schema(), _read_yaml(path), f"file {path}"), []
+    path, merged = find_config(path), _schema()
+    merged, wrong = _lay(merged, _read_yaml(path, merged), f"file {path}"), []
     typed: set[str] = set()
     for word in words:
         if _is_config(word):
-            merged = _lay(merged, _read_yaml(find_config(word)), f"file {word}")
+            merged = _lay(merged, _read_yaml(find_config(word), merged), f"file {word}")
             continue
         try:
             values = _parse_word(word, merged)
@@ -229,11 +230,14 @@ def _finished(merged: DictConfig, source: str, wrong: list[str]) -> RunSettings:
     return settings
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, known: DictConfig | None = None) -> dict[str, Any]:
+    """The settings of a file; where the settings that there are are `known`, texts are what is written, not what YAML makes of it."""
     try:
         text = read_user_text(path)
         _check_unfolded(path, text)
         content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+        if known is not None and isinstance(content, dict):
+            _keep_texts(content, yaml.load(text, yaml.BaseLoader), known)
     except FileNotFoundError as error:
         raise LussError(f"the configuration {path} does not exist{nearest_config(path)}") from error
     except LussError:
@@ -243,6 +247,20 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise LussError(f"the configuration {path} must be a mapping of settings, not {type(content).__name__}")
     return {str(key): _translated(value, _LETTERS_TO_BYTES) for key, value in content.items()}
+
+
+def _keep_texts(values: dict[Any, Any], written: Any, known: DictConfig, prefix: str = "") -> None:
+    """Gives texts of which YAML has made numbers and truths (2023_05, on) back as they are `written`."""
+    guesses = (bool, int, float)
+    for name, value in values.items():
+        # What another block was merged from is written elsewhere.
+        text, key = written.get(name) if isinstance(written, dict) else None, f"{prefix}{name}"
+        if isinstance(value, dict):
+            _keep_texts(value, text, known, f"{key}.")
+        elif isinstance(value, guesses) and isinstance(text, str) and is_text(_type_of(known, key)):
+            values[name] = text
+        elif isinstance(value, list) and isinstance(text, list) and _type_of(known, key) in _TEXTS:
+            values[name] = [each if isinstance(one, guesses) else one for one, each in zip(value, text, strict=True)]
 
 
 def _shipped_name(path: Path) -> str:
@@ -288,11 +306,16 @@ def _parse_word(word: str, known: DictConfig) -> dict[str, Any]:
     if not equals or not key:
         wanted = "neither of the form key=value, such as pretrain.epochs=10, nor a configuration"
         raise LussError(f"{word!r} is {wanted}{nearest_config(Path(word))}")
+    kind = _type_of(known, key)
     try:
-        # YAML would make a number of 2023_05 and a truth of on; a text is what was typed.
-        parsed: Any = value if is_text(_type_of(known, key)) or not value.strip() else yaml.safe_load(value)
+        # YAML would make a number of 2023_05 and a truth of on; a text is what was typed, in a list too.
+        parsed: Any = value if is_text(kind) or not value.strip() else yaml.safe_load(value)
+        if kind in _TEXTS and isinstance(parsed, list):
+            parsed = yaml.load(value, yaml.BaseLoader)
     except yaml.YAMLError as error:
         raise LussError(f"the value of {word!r} cannot be read: {error}") from error
+    if list in (get_origin(kind), *map(get_origin, get_args(kind))) and not isinstance(parsed, list | None):
+        raise LussError(f"{key} in word {word!r} is a list: {key}=[{value.strip()}]")
     for part in reversed(key.split(".")):
         parsed = {part: parsed}
     assert isinstance(parsed, dict)

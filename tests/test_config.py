@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,28 @@ def test_scientific_notation_is_a_number_in_a_word_and_in_the_file(tmp_path: Pat
 def test_a_word_for_a_text_is_that_text_whatever_it_looks_like(minimal: Path, text: str) -> None:
     found = load_config(minimal, [f"name={text}", f"data.root={text}", f"resources.cluster.partition={text}"])
     assert (found.name, found.data.root, found.resources["cluster"].partition) == (text, text, text)
+
+
+@pytest.mark.parametrize("text", ["2024", "2023_05", "007", "on", "1:30", "null", "1e3", "~"])
+def test_a_text_in_the_list_of_a_word_is_that_text_whatever_it_looks_like(minimal: Path, text: str) -> None:
+    words = [f"data.extra=[{text}, photos]", f"resources.cluster.setup=[{text}, module load cuda]"]
+    found = load_config(minimal, words)
+    assert found.resources["cluster"].setup == [text, "module load cuda"]
+    assert found.data.extra == [os.path.expanduser(text), "photos"]
+
+
+@pytest.mark.parametrize("text", ["2024", "2023_05", "007", "on", "1:30", "1e3", "0.450"])
+def test_a_text_in_a_file_is_that_text_whatever_it_looks_like(tmp_path: Path, text: str) -> None:
+    file = f"name: {text}\ndata: {{root: {text}, extra: [{text}, photos]}}\nresources: {{cluster: {{partition: {text}}}}}\n"
+    found = load_config(written(tmp_path, file))
+    assert (found.name, found.data.root, found.data.extra) == (text, text, [text, "photos"])
+    assert found.resources["cluster"].partition == text
+
+
+@pytest.mark.parametrize("word", ["data.extra=2023_05", "pretrain.method.shallow_stages=3", "protocols=unsupervised"])
+def test_a_word_for_a_list_that_is_none_is_refused_with_the_word_to_type(minimal: Path, word: str) -> None:
+    key, value = word.split("=")
+    assert refusal(minimal, word) == f"{key} in word {word!r} is a list: {key}=[{value}]"
 
 
 def test_a_threshold_can_be_a_number_or_a_word(minimal: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -171,10 +172,12 @@ class SkippedFiles:
         if count <= max_share * total:
             return
         share = count / max(total, count)
+        # Above the share: products of decimals may fall short of it.
+        enough = min(math.ceil(100 * share + 0.01) / 100, 1)
         raise LussError(
             f"{count:,} of {total:,} image files ({share:.1%}) could not be used, more than "
             f"data.max_skipped_share={max_share:g} allows. The files and reasons are in {self.path}: "
-            "repair or remove them, or raise data.max_skipped_share"
+            f"repair or remove them, or go on without them: data.max_skipped_share={enough:g}"
         )
 
     def _replace(self, reasons: dict[str, str]) -> None:

@@ -68,7 +68,7 @@ def tell_changed(run_folder: Path, console: Console) -> None:
     from stages.parts.images import changed_since_listed
 
     if sentence := changed_since_listed(run_folder):
-        console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)
+        console.print(f"warning: {sentence}", style="yellow")
 
 
 def now_and_then(console: Console, what: str, *, at_end: bool = False) -> Callable[[int, int], None]:
@@ -79,7 +79,7 @@ def now_and_then(console: Console, what: str, *, at_end: bool = False) -> Callab
         nonlocal last
         if time.monotonic() - last > SECONDS or (at_end and done == total):
             last = time.monotonic()
-            console.print(f"{what} {done} of {total} images", soft_wrap=True)
+            console.print(f"{what} {done} of {total} images")
 
     return show
 

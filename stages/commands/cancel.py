@@ -23,4 +23,4 @@ def main(options: argparse.Namespace) -> None:
         if ended
         else "nothing is queued or running"
     )
-    Console().print(said, soft_wrap=True)
+    Console().print(said)

@@ -1,9 +1,9 @@
 """`luss configs`: the configurations that luss brings."""
 
 import argparse
-import sys
 
 from luss.config import shipped_configs
+from stages.running.screen import Console
 
 HELP = "list the configurations that luss brings, with what each is for"
 
@@ -18,8 +18,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Prints a line each: its name, and the first line of its file."""
-    found = shipped_configs()
+    found, console = shipped_configs(), Console()
     width = max(map(len, found), default=0)
     for name, path in found.items():
         first = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
-        sys.stdout.write(f"{name:<{width}}  {first}\n")
+        console.write(f"{name:<{width}}  {first}\n")

@@ -291,4 +291,4 @@ def _matching(folder: Path, stage: str) -> "Matching | None":
 
 
 def _print(console: Console, text: str) -> None:
-    console.print(text, soft_wrap=True)
+    console.print(text)

@@ -101,7 +101,7 @@ def _move(store: LabelStore, options: argparse.Namespace) -> Layer:
 
 def _report(console: Console, before: Layer, layer: Layer, notes: list[str]) -> None:
     for note in notes:
-        console.print(f"note: {note}", style="yellow", soft_wrap=True)
+        console.print(f"note: {note}", style="yellow")
     if layer.number == before.number:
         console.print("nothing changes: the labels are like that already")
     elif layer.number:

@@ -103,14 +103,14 @@ def main(options: argparse.Namespace) -> None:
         if not folder.start:
             folder.save(0, {})
         named = f"{options.images[0]}" + (f" and {len(options.images) - 1} more" if options.images[1:] else "")
-        console.print(f"listing the images of {named}", soft_wrap=True)
+        console.print(f"listing the images of {named}")
         try:
             with contextlib.closing(ConsoleReporter("predict", out, console=console)) as reporter:
                 images = _list_images(segmenter, folder, root, names, options, stop, reporter)
                 sentence = _segment(segmenter, folder, images, options, stop, reporter)
         finally:
             (out / PROGRESS).unlink(missing_ok=True)
-    console.print(sentence, soft_wrap=True)
+    console.print(sentence)
 
 
 def image_source(images: Sequence[Path], out: Path) -> tuple[Path, Names]:

@@ -96,13 +96,11 @@ def _report(console: Console, built: "list[Built]", missing: "MissingFile") -> N
     for one in built:
         kind = f"{one.num_made} files made now" if one.num_made else "nothing was to be done"
         for line in (f"{one.name}: {kind}; data.root={one.folder}", *one.notes):
-            console.print(line, soft_wrap=True)
+            console.print(line)
     if missing.count:
-        console.print(
-            f"missing, the first {len(missing.first)} of {missing.count}; all are in {missing.path}:", soft_wrap=True
-        )
+        console.print(f"missing, the first {len(missing.first)} of {missing.count}; all are in {missing.path}:")
         for line in missing.first:
-            console.print(f"  {line}", soft_wrap=True)
+            console.print(f"  {line}")
     if unlike := [one.name for one in built if not one.as_published]:
         reasons = [f"{missing.count} files or folders are missing"] if missing.count else []
         if any(count.expected != count.found for one in built for count in one.counts):

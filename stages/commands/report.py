@@ -84,9 +84,9 @@ def write_dataset_report(layout: "Layout", out: Path, console: Console, *, worke
         table.add_row(row["split"], *(f"{row[name]:,}" for name in ("images", "categories", "masks")))
     console.print(table)
     for problem in summary.problems:
-        console.print(f"left out: {problem}", soft_wrap=True)
+        console.print(f"left out: {problem}")
     for path in (summary.statistics, summary.page):
-        console.print(f"wrote {path}", soft_wrap=True)
+        console.print(f"wrote {path}")
 
 
 def write_report(
@@ -105,11 +105,11 @@ def write_report(
             source, out, max_clusters=max_clusters, images_per_cluster=images_per_cluster, on_progress=show
         )
     for problem in summary.problems:
-        console.print(f"left out: {problem}", soft_wrap=True)
+        console.print(f"left out: {problem}")
     size = summary.num_bytes / 1e6
     text = f"{summary.num_clusters} clusters with pictures ({summary.num_drawn} drawn now), {size:.1f} MB"
     console.print(text)
-    console.print(f"open {summary.page} in a browser", soft_wrap=True)
+    console.print(f"open {summary.page} in a browser")
 
 
 @contextlib.contextmanager

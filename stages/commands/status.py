@@ -40,4 +40,4 @@ def main(options: argparse.Namespace) -> None:
     console.print(status_table(states, set(), queue=queue))
     tell_changed(folder, console)
     for line in advice:
-        console.print(line, soft_wrap=True)
+        console.print(line)

@@ -79,12 +79,12 @@ def main(options: argparse.Namespace) -> None:
         cells = (row.stage, row.job, row.shards, row.resources, row.log)
         table.add_row(*cells)
         if text:
-            console.print(f"# ---- {row.stage}\n{text}", soft_wrap=True)
+            console.print(f"# ---- {row.stage}\n{text}")
         if order.cluster != "slurm" and not options.dry_run:
-            console.print("  ".join(filter(None, cells)), soft_wrap=True)
+            console.print("  ".join(filter(None, cells)))
 
     try:
-        (preview if options.dry_run else submit)(order, tell, lambda text: console.print(text, soft_wrap=True))
+        (preview if options.dry_run else submit)(order, tell, lambda text: console.print(text))
     finally:
         # Also of a submission that broke off: its jobs are queued.
         if table.row_count and (order.cluster == "slurm" or options.dry_run):

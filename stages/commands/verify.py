@@ -50,10 +50,10 @@ def main(options: argparse.Namespace) -> None:
     console.print(table)
     for name, problems in damaged.items():
         for problem in problems:
-            console.print(problem, soft_wrap=True)
+            console.print(problem)
         if problems:
             advice = f"{name}: put sound copies in their place, or make it anew: luss run CONFIG --force {name}"
-            console.print(advice, soft_wrap=True)
+            console.print(advice)
     if any(damaged.values()):
         raise SystemExit(1)
 

@@ -157,7 +157,7 @@ class ConsoleReporter:
         if self._log is not None:
             self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
         if screen:
-            self.console.print(line, style=style or None, soft_wrap=True)
+            self.console.print(line, style=style or None)
 
     def _heartbeat(self, *, force: bool = False) -> None:
         now = time.monotonic()

@@ -169,4 +169,4 @@ def print_results(runs: Sequence[RunSettings], console: Console) -> None:
         folder = Path(run.output)
         for title, pattern in _FILES:
             for path in sorted(folder.glob(pattern)):
-                console.print(f"{run.name} {title}: {path}", soft_wrap=True)
+                console.print(f"{run.name} {title}: {path}")

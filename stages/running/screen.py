@@ -20,7 +20,8 @@ def shown(text: str) -> str:
 class Console(rich.console.Console):
     """Where commands and stages print; the only maker of rich's consoles.
 
-    Text has no markup: brackets, colons and numbers stay what they are, and styles are given beside it (`print(text, style="bold")`).
+    Text has no markup: brackets, colons and numbers stay what they are, and styles are given beside it (`print(text, style="bold")`). Lines
+    are not broken: a path can be copied, and a word found, however long its line is.
     Once the terminal is closed, the reader of the pipe has ended or the disk behind a redirection is full, it keeps quiet: the work goes
     on, and so do the log files.
     """
@@ -28,6 +29,10 @@ class Console(rich.console.Console):
     def __init__(self, **words: Any) -> None:
         """Takes the words of rich's console, `file` and `stderr` among them; standard output is the usual place."""
         super().__init__(**{"markup": False, "highlight": False, "emoji": False, **words})
+
+    def print(self, *objects: Any, **words: Any) -> None:
+        """As rich's, without breaking lines of text."""
+        super().print(*objects, **{"soft_wrap": all(isinstance(each, str) for each in objects), **words})
 
     def render_str(self, text: str, **words: Any) -> Text:
         """Every string comes through here, those in tables too."""

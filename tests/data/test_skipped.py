@@ -88,6 +88,18 @@ def test_too_many_skipped_files_are_refused_with_count_share_list_and_key(tmp_pa
         skipped.check(total=0, max_share=0.5)
 
 
+@pytest.mark.parametrize("total", [30, 60, 100, 300])
+def test_the_word_that_goes_on_without_the_skipped_files_is_enough(tmp_path: Path, total: int) -> None:
+    skipped = SkippedFiles(tmp_path / "skipped.csv")
+    for i in range(29):
+        skipped.add(Path(f"{i}.jpg"), "empty file")
+    with pytest.raises(LussError) as caught:
+        skipped.check(total, max_share=0.01)
+    share = float(str(caught.value).rpartition("or go on without them: data.max_skipped_share=")[2])
+    skipped.check(total, max_share=share)
+    assert share <= 29 / total + 0.02
+
+
 def test_a_full_disk_is_said_in_words(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full on this system")

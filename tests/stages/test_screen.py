@@ -52,6 +52,13 @@ def test_names_are_printed_as_they_are_typed_in_lines_and_in_tables(name: str, t
     assert f"{name} is there\n" in file.getvalue()
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_line_is_not_broken_however_narrow_the_screen(terminal: bool) -> None:
+    file, line = io.StringIO(), f"the old result is kept in {'long name/' * 20}, which is said"
+    Console(file=file, force_terminal=terminal, width=40).print(line)
+    assert file.getvalue() == f"{line}\n"
+
+
 def test_what_a_terminal_would_obey_is_shown_instead(capsys: pytest.CaptureFixture[str]) -> None:
     nasty = "a\x1b[2Jb\x07\x9b31m\rc\udcff\td\n"
     assert shown(nasty) == "a\\x1b[2Jb\\x07\\x9b31m\\x0dc\\xff\td\n"
@@ -111,13 +118,14 @@ def test_a_lost_screen_stops_no_stage_before_its_result_is_recorded(
         ("config", "closed terminal"),
         ("logs", "full disk"),
         ("--help", "ended pipe"),
+        ("configs", "ended pipe"),
         ("run --print-config", "full disk"),
     ],
 )
 def test_a_command_that_only_prints_ends_quietly_without_a_reader(
     luss: Launcher, config: Path, finished: Path, command: str, screen: Screen
 ) -> None:
-    words = {"status": [str(finished)], "logs": [str(finished), "cluster"], "--help": []}
+    words = {"status": [str(finished)], "logs": [str(finished), "cluster"], "--help": [], "configs": []}
     outcome = luss(*command.split(), *words.get(command, [str(config)]), screen=screen)
     assert outcome.code == 0, outcome.output
     assert "Error" not in outcome.output
