@@ -89,7 +89,7 @@ def to_run(line: str) -> tuple[str, ...]:
     if "stages" in words:
         number = next((word.partition("=")[2] for word in words if word.startswith("--nproc-per-node=")), "1")
         words = ["stages", number, *words[words.index("stages") + 1 :]]
-    if words[0] == "stages" or words[1] in ("run", "submit"):
+    if words[0] == "stages" or words[1] in ("run", "submit", "compare"):
         words += [] if any(word.startswith("data.root=") for word in words) else ["data.root=photographs"]
         # Tiny train-semi holds 100 images.
         words += ["semi_finetune.batch_size=64"] if any("semi_supervised" in word for word in words) else []
