@@ -4,10 +4,9 @@ A method owns its backbone, heads, losses and state (queue, momentum teacher: mo
 `load_state_dict` restores them). It does not know the loop, the scheduler, or files. To add one, see CONTRIBUTING.md.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -43,17 +42,20 @@ class Method(Task):
     """A representation learner: views in, loss out, plain timm weights at the end. Its constructor takes its own settings and `Given`."""
 
     Settings: ClassVar[type[MethodSettings]]
+    settings: Any
     backbone: Backbone
 
     def __init__(self, settings: MethodSettings, given: Given) -> None:
         """Builds the backbone; a subclass adds its heads."""
         super().__init__()
+        self.settings = settings
         self.backbone = given.backbone()
 
     @property
-    @abstractmethod
     def views(self) -> tuple[ViewSettings, ...]:
-        """The groups of views that `forward` needs, in order."""
+        """The groups of views that `forward` gets: those of its settings, in their order, but the empty ones."""
+        groups = (getattr(self.settings, entry.name) for entry in fields(self.settings))
+        return tuple(group for group in groups if isinstance(group, ViewSettings) and group.count)
 
     def prepare(self, batch: Views, device: torch.device) -> Views:
         """The batch on the device, in its colours, normalised."""

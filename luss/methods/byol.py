@@ -18,18 +18,15 @@ from luss.training.schedules import cosine
 from luss.training.task import Progress, StepOutput
 
 
-def _bicubic(view: ViewSettings) -> ViewSettings:
-    view.interpolation = "bicubic"
-    return view
-
-
 @dataclass
 class BYOLSettings(UnlikeViewSettings):
     """Method `byol`: two views of unlike colours, projector, predictor, and a momentum teacher."""
 
     name: str = "byol"
-    first_view: ViewSettings = field(default_factory=lambda: _bicubic(byol_view(blur=1.0, solarise=0.0)))
-    second_view: ViewSettings = field(default_factory=lambda: _bicubic(byol_view(blur=0.1, solarise=0.2)))
+    first_view: ViewSettings = field(default_factory=lambda: byol_view(blur=1.0, solarise=0.0, interpolation="bicubic"))
+    second_view: ViewSettings = field(
+        default_factory=lambda: byol_view(blur=0.1, solarise=0.2, interpolation="bicubic")
+    )
     # Of projector and predictor.
     hidden_dim: int = above(0, 4096)
     embedding_dim: int = above(0, 256)
@@ -41,20 +38,15 @@ class BYOL(Method):
     """Backbone, projector, predictor and a teacher of the first two; loss: each view predicts the teacher's projection of the other."""
 
     Settings: ClassVar[type[MethodSettings]] = BYOLSettings
+    settings: BYOLSettings
 
     def __init__(self, settings: BYOLSettings, given: Given) -> None:
         """Builds the student and the teacher, which begins as its copy."""
         super().__init__(settings, given)
-        self.settings = settings
         hidden, dim = settings.hidden_dim, settings.embedding_dim
         self.projector = two_layers(self.backbone.num_channels, hidden, dim, biases=(True, False))
         self.predictor = two_layers(dim, hidden, dim, biases=(True, False))
         self.teacher_backbone, self.teacher_projector = Teacher(self.backbone), Teacher(self.projector)
-
-    @property
-    def views(self) -> tuple[ViewSettings, ...]:
-        """The two views."""
-        return (self.settings.first_view, self.settings.second_view)
 
     def target(self, images: Tensor) -> Tensor:
         """The teacher's projections (B, D), not normalised."""

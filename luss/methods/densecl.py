@@ -11,35 +11,27 @@ from luss.data.views import Views
 from luss.losses.dense_contrast import dense_contrast, matching_positions
 from luss.losses.info_nce import info_nce
 from luss.methods.base import Given, Method
-from luss.methods.moco_v2 import queue_fits
+from luss.methods.moco_v2 import MoCoV2Settings
 from luss.methods.momentum import Teacher
 from luss.methods.queue import pushed
-from luss.methods.two_views import TwoViewSettings, embedding_health
+from luss.methods.two_views import embedding_health
 from luss.models.heads import two_layers
-from luss.settings import MethodSettings, TrainSettings, ViewSettings
+from luss.settings import MethodSettings
 from luss.settings.fields import above, at_least, share
 from luss.training.task import Progress, StepOutput
 
 
 @dataclass
-class DenseCLSettings(TwoViewSettings):
-    """Method `densecl`: as `moco_v2`, with a second projector and a second queue for the positions of the map."""
+class DenseCLSettings(MoCoV2Settings):
+    """Method `densecl`: as `moco_v2`, with a second projector and a second queue of the same length for the positions of the map."""
 
     name: str = "densecl"
+    # Of both projectors.
     hidden_dim: int = above(0, 2048)
-    embedding_dim: int = above(0, 128)
-    temperature: float = above(0, 0.2)
-    # Of both queues.
-    queue_length: int = above(0, 65536)
-    momentum: float = share(0.999)
     # Share of the loss that the positions have; the rest is the whole image's.
     dense_weight: float = share(0.5)
     # Steps at first without the loss of the positions; their matches say little before the network has learned something.
     dense_start_step: int = at_least(0, 0)
-
-    def fits(self, training: TrainSettings) -> list[str]:
-        """The queue holds a batch."""
-        return queue_fits(self.queue_length, training.images_a_pass)
 
 
 class DenseNeck(nn.Module):
@@ -64,22 +56,17 @@ class DenseCL(Method):
     """Backbone, neck, their momentum teacher and two queues; loss: InfoNCE of images and of positions."""
 
     Settings: ClassVar[type[MethodSettings]] = DenseCLSettings
+    settings: DenseCLSettings
     queue: Tensor
     dense_queue: Tensor
 
     def __init__(self, settings: DenseCLSettings, given: Given) -> None:
         """Builds backbone, neck, teacher and queues of random directions."""
         super().__init__(settings, given)
-        self.settings = settings
         self.neck = DenseNeck(self.backbone.num_channels, settings.hidden_dim, settings.embedding_dim)
         self.teacher_backbone, self.teacher_neck = Teacher(self.backbone), Teacher(self.neck)
         for name in ("queue", "dense_queue"):
             self.register_buffer(name, F.normalize(torch.randn(settings.queue_length, settings.embedding_dim), dim=1))
-
-    @property
-    def views(self) -> tuple[ViewSettings, ...]:
-        """The query's and the key's view."""
-        return (self.settings.global_views,)
 
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Scalars: `info_nce` of the images, `dense` of the positions, and signs of collapse."""

@@ -14,7 +14,7 @@ from luss.methods.momentum import Teacher
 from luss.methods.queue import pushed
 from luss.methods.two_views import TwoViewSettings, embedding_health
 from luss.models.heads import two_layers
-from luss.settings import MethodSettings, TrainSettings, ViewSettings
+from luss.settings import MethodSettings, TrainSettings
 from luss.settings.fields import above, at_least, share
 from luss.training.task import Progress, StepOutput
 
@@ -35,14 +35,10 @@ class MoCoV2Settings(TwoViewSettings):
 
     def fits(self, training: TrainSettings) -> list[str]:
         """The queue holds a batch."""
-        return queue_fits(self.queue_length, training.images_a_pass)
-
-
-def queue_fits(length: int, images: int) -> list[str]:
-    """What is wrong with a queue of keys where `images` images pass the network at once."""
-    if length >= images:
-        return []
-    return [f"queue_length is {length}, less than the {images} images of a forward pass: set a multiple of them"]
+        length, images = self.queue_length, training.images_a_pass
+        if length >= images:
+            return []
+        return [f"queue_length is {length}, less than the {images} images of a forward pass: set a multiple of them"]
 
 
 class MoCoV2(Method):
@@ -52,22 +48,17 @@ class MoCoV2(Method):
     """
 
     Settings: ClassVar[type[MethodSettings]] = MoCoV2Settings
+    settings: MoCoV2Settings
     queue: Tensor
 
     def __init__(self, settings: MoCoV2Settings, given: Given) -> None:
         """Builds backbone, projector, teacher and a queue of random directions."""
         super().__init__(settings, given)
-        self.settings = settings
         width = self.backbone.num_channels
         self.projector = two_layers(width, settings.hidden_dim or width, settings.embedding_dim, norm=False)
         self.teacher_backbone, self.teacher_projector = Teacher(self.backbone), Teacher(self.projector)
         queue = F.normalize(torch.randn(settings.queue_length, settings.embedding_dim), dim=1)
         self.register_buffer("queue", queue)
-
-    @property
-    def views(self) -> tuple[ViewSettings, ...]:
-        """The query's and the key's view."""
-        return (self.settings.global_views,)
 
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Scalars: `info_nce` and signs of collapse."""

@@ -14,7 +14,7 @@ from luss.methods.momentum import Teacher
 from luss.methods.two_views import UnlikeViewSettings, embedding_health
 from luss.models.backbone import Features
 from luss.models.heads import two_layers
-from luss.settings import MethodSettings, ViewSettings
+from luss.settings import MethodSettings
 from luss.settings.fields import above, at_least, share
 from luss.training.schedules import cosine
 from luss.training.task import Progress, StepOutput
@@ -84,11 +84,11 @@ class PixPro(Method):
     """Backbone with pixel propagation and a teacher of backbone and projector; where asked for, a loss of whole images beside it."""
 
     Settings: ClassVar[type[MethodSettings]] = PixProSettings
+    settings: PixProSettings
 
     def __init__(self, settings: PixProSettings, given: Given) -> None:
         """Builds the student and the teacher, which begins as its copy."""
         super().__init__(settings, given)
-        self.settings = settings
         width, hidden, dim = self.backbone.num_channels, settings.hidden_dim, settings.embedding_dim
         self.pixels = PixelPropagation(width, settings)
         self.teacher_backbone = Teacher(self.backbone)
@@ -96,11 +96,6 @@ class PixPro(Method):
             self.image_projector = two_layers(width, hidden, dim, pixels=True)
             self.image_predictor = two_layers(dim, hidden, dim, pixels=True)
             self.image_teacher = Teacher(self.image_projector)
-
-    @property
-    def views(self) -> tuple[ViewSettings, ...]:
-        """The two views."""
-        return (self.settings.first_view, self.settings.second_view)
 
     def features(self, inputs: Views) -> tuple[list[Features], list[Features]]:
         """What student and teacher make of the two views: view by view, every one a batch of its own for the batch norms."""

@@ -34,11 +34,11 @@ class SimCLR(Method):
     """Backbone and projector; loss: NT-Xent over the global batch."""
 
     Settings: ClassVar[type[MethodSettings]] = SimCLRSettings
+    settings: SimCLRSettings
 
     def __init__(self, settings: SimCLRSettings, given: Given) -> None:
         """Builds backbone and projector."""
         super().__init__(settings, given)
-        self.settings = settings
         width, dim = self.backbone.num_channels, settings.embedding_dim
         last = nn.BatchNorm1d(dim)
         # Published without a shift.
@@ -47,11 +47,6 @@ class SimCLR(Method):
         # Published with smaller weights at first. Both layers stand before a norm, so under LARS, whose steps are shares of a weight, that
         # changes nothing; under other optimisers the first steps would be larger than the weights.
         self.projector = nn.Sequential(*two_layers(width, hidden, dim, biases=(False, False)), last)
-
-    @property
-    def views(self) -> tuple[ViewSettings, ...]:
-        """The two views."""
-        return (self.settings.global_views,)
 
     def embed(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, D) unit embeddings."""

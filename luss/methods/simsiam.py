@@ -11,7 +11,7 @@ from luss.losses.negative_cosine import negative_cosine
 from luss.methods.base import Given, Method
 from luss.methods.two_views import TwoViewSettings, embedding_health
 from luss.models.heads import two_layers
-from luss.settings import MethodSettings, ViewSettings
+from luss.settings import MethodSettings
 from luss.settings.fields import above
 from luss.training.task import Part, Progress, StepOutput
 
@@ -32,11 +32,11 @@ class SimSiam(Method):
     """Backbone, projector and predictor; loss: each view's prediction of the other's embedding, whose gradient is stopped."""
 
     Settings: ClassVar[type[MethodSettings]] = SimSiamSettings
+    settings: SimSiamSettings
 
     def __init__(self, settings: SimSiamSettings, given: Given) -> None:
         """Builds backbone, projector and predictor."""
         super().__init__(settings, given)
-        self.settings = settings
         width, dim = self.backbone.num_channels, settings.embedding_dim
         self.projector = nn.Sequential(
             *two_layers(width, width, width, biases=(False, False)),
@@ -47,11 +47,6 @@ class SimSiam(Method):
             nn.BatchNorm1d(dim, affine=False),
         )
         self.predictor = two_layers(dim, settings.predictor_dim, dim, biases=(False, True))
-
-    @property
-    def views(self) -> tuple[ViewSettings, ...]:
-        """The two views."""
-        return (self.settings.global_views,)
 
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Mean negative cosine of both directions, -1 to 1; scalars: `simsiam` and signs of collapse."""

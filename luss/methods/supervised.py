@@ -34,6 +34,7 @@ class Supervised(Method):
     """Backbone and a linear classifier; loss: cross-entropy. Images without a category (those of `data.extra`) teach nothing."""
 
     Settings: ClassVar[type[MethodSettings]] = SupervisedSettings
+    settings: SupervisedSettings
     categories: Tensor
 
     def __init__(self, settings: SupervisedSettings, given: Given) -> None:
@@ -43,7 +44,6 @@ class Supervised(Method):
             LussError: The images have no categories.
         """
         super().__init__(settings, given)
-        self.settings = settings
         categories = given.categories() if given.categories else None
         if categories is None or int(categories.max()) < 1:
             raise LussError(
@@ -52,11 +52,6 @@ class Supervised(Method):
         self.classifier = nn.Linear(self.backbone.num_channels, int(categories.max()) + 1)
         # Known from the folders: no state of the training.
         self.register_buffer("categories", categories.long(), persistent=False)
-
-    @property
-    def views(self) -> tuple[ViewSettings, ...]:
-        """The crops."""
-        return (self.settings.global_views,)
 
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Scalars: `cross_entropy` and `accuracy` of the batch, in [0, 1]."""

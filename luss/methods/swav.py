@@ -9,12 +9,13 @@ from torch import Tensor
 from luss.data.views import Views
 from luss.methods.base import Given, Method
 from luss.methods.clustering import OnlineClustering
+from luss.methods.two_views import TwoViewSettings
 from luss.settings import ClusteringSettings, MethodSettings, TrainSettings, ViewSettings
 from luss.training.task import Progress, StepOutput
 
 
 @dataclass
-class SwAVSettings(MethodSettings):
+class SwAVSettings(TwoViewSettings):
     """Method `swav`: two global views, any number of local ones, and a clustering head."""
 
     name: str = "swav"
@@ -23,11 +24,6 @@ class SwAVSettings(MethodSettings):
     clustering: ClusteringSettings = field(default_factory=ClusteringSettings)
     # Which crops the projector's batch norms see together: those of all sizes (the published code), or those of each size by themselves.
     projector_batch: Literal["all_sizes", "each_size"] = "all_sizes"
-
-    def problems(self) -> list[str]:
-        """Codes come from exactly two views."""
-        count, found = self.global_views.count, super().problems()
-        return found if count == 2 else [*found, f"global_views.count is {count}: {self.name} compares exactly 2"]
 
     def fits(self, training: TrainSettings) -> list[str]:
         """The queue holds a batch."""
@@ -38,19 +34,14 @@ class SwAV(Method):
     """Backbone, projector, prototypes; loss: swapped prediction over global and local views."""
 
     Settings: ClassVar[type[MethodSettings]] = SwAVSettings
+    settings: SwAVSettings
 
     def __init__(self, settings: SwAVSettings, given: Given) -> None:
         """Builds backbone and clustering head."""
         super().__init__(settings, given)
-        self.settings = settings
         self.clustering = OnlineClustering(
             self.backbone.num_channels, settings.clustering, batch_size=given.images_a_pass
         )
-
-    @property
-    def views(self) -> tuple[ViewSettings, ...]:
-        """The global views and, where there are any, the local ones."""
-        return tuple(group for group in (self.settings.global_views, self.settings.local_views) if group.count)
 
     def forward(self, inputs: Views, progress: Progress) -> StepOutput:
         """Swapped prediction loss; scalars: loss parts and signs of collapse."""

@@ -1,6 +1,7 @@
 """What learners share that compare two views of an image: of one kind, or each with colours of its own."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +28,12 @@ class TwoViewSettings(MethodSettings):
         return found if count == 2 else [*found, f"global_views.count is {count}: {self.name} compares exactly 2"]
 
 
-def byol_view(*, blur: float, solarise: float) -> ViewSettings:
+def byol_view(
+    *, blur: float, solarise: float, interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+) -> ViewSettings:
     """One of the two views of BYOL, which PixPro took over: they differ in how often they are blurred and solarised."""
     colours = ColourSettings(0.4, 0.4, 0.2, 0.1, blur_probability=blur, solarise_probability=solarise)
-    return ViewSettings(1, 224, (0.08, 1.0), colours=colours)
+    return ViewSettings(1, 224, (0.08, 1.0), interpolation=interpolation, colours=colours)
 
 
 @dataclass

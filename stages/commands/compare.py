@@ -85,7 +85,7 @@ def main(options: argparse.Namespace) -> None:
     # A log has room for all columns.
     (console if console.is_terminal else Console(width=_LOG_WIDTH)).print(printed(results))
     for text in (*results.notes, f"open {grid.folder / PAGE} in a browser"):
-        console.print(text, soft_wrap=True)
+        console.print(text)
     if any(cell.name in record.errors for cell in grid.cells):
         raise SystemExit(1)
 
@@ -114,7 +114,7 @@ def _submit(comparison: "Comparison", options: argparse.Namespace) -> None:
     command = shlex.join(_again(options))
 
     def tell(name: str, text: str) -> None:
-        comparison.console.print(f"{name}: {text}", soft_wrap=True)
+        comparison.console.print(f"{name}: {text}")
 
     comparison.submit(lambda run: Order(run, options.cluster, command, options.code, words, options.until), tell)
 

@@ -158,5 +158,4 @@ def _protocol_values(run: RunSettings) -> Iterator[tuple[str, float, bool]]:
     for name, protocol in PROTOCOLS.items():
         row = next((row for row in rows if row.protocol.startswith(protocol.title)), None)
         if row is not None and name in run.protocols:
-            labelled = run.pretrain.method.USES_LABELS or _LABELS_USED in row.protocol
-            yield f"{name}_miou", float(row.metrics["miou"]), labelled
+            yield f"{name}_miou", float(row.metrics["miou"]), _LABELS_USED in row.protocol

@@ -138,12 +138,12 @@ def check_each(grid: Grid, check: Callable[[Cell, Console], None], console: Cons
         LussError: Every fault, with the cells that have it.
     """
     faults, said = Faults(), io.StringIO()
-    quiet = Console(file=said, soft_wrap=True)
+    quiet = Console(file=said)
     for cell in grid.cells:
         with faults.of(cell.name):
             check(cell, quiet)
     for line in dict.fromkeys(said.getvalue().splitlines()):
-        console.print(line, soft_wrap=True)
+        console.print(line)
     faults.tell(len(grid.cells))
 
 

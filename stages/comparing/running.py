@@ -218,7 +218,7 @@ class Comparison:
         return results_of(self.grid, found, self.record)
 
     def _say(self, text: str, *, style: str = "") -> None:
-        self.console.print(text, style=style or None, soft_wrap=True)
+        self.console.print(text, style=style or None)
 
 
 def _tell_row(tell: Callable[[str, str], None], name: str, row: Row) -> None:
