@@ -1,13 +1,14 @@
 """What a command module holds, and the arguments that several commands share."""
 
 import argparse
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from stages.running.screen import Console
+from stages.running.screen import Console, shown
 
 SECONDS = 20.0
 """Between two lines about progress, where there is no terminal."""
@@ -82,6 +83,32 @@ def now_and_then(console: Console, what: str, *, at_end: bool = False) -> Callab
             console.print(f"{what} {done} of {total} images")
 
     return show
+
+
+@contextlib.contextmanager
+def progress_bars(
+    console: Console, title: str = "", *, lines: bool = False
+) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each part of some work on a terminal; elsewhere, with `lines`, a line when a part is done.
+
+    Yields:
+        What to tell: the part, how much of it is done, and how much there is.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    tasks: dict[str, TaskID] = {}
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+
+        def show(part: str, done: int, total: int) -> None:
+            if part not in tasks:
+                # Parts are named after folders.
+                tasks[part] = bars.add_task(shown(f"{title} {part}".strip()), total=total)
+            bars.update(tasks[part], completed=done, total=total)
+            if lines and not console.is_terminal and done == total:
+                console.print(f"{title}: {part}")
+
+        yield show
 
 
 def parsed(

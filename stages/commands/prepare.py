@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from luss.errors import LussError
 from luss.files import remove_leftovers, replacing
+from stages.commands.base import progress_bars
 from stages.running.screen import Console
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def main(options: argparse.Namespace) -> None:
     lists = None if options.lists is None else Lists.open(options.lists)
     missing = MissingFile(options.out / "missing.txt")
     with run_lock(options.out), missing.written() as add:
-        with _shown(console, "unpacking") as shown:
+        with progress_bars(console, "unpacking", lines=True) as shown:
             progress = partial(shown, "annotations")
             found = open_annotations(options.annotations, options.out / "annotations", on_progress=progress)
         if absent := [number for number in options.sets or [] if number not in found]:
@@ -79,7 +79,7 @@ def main(options: argparse.Namespace) -> None:
             )
         built, build = [], partial(build_set, copy=options.copy, lists=lists, on_missing=add)
         for number in options.sets or found:
-            with _shown(console, f"ImageNetS{number}") as shown:
+            with progress_bars(console, f"ImageNetS{number}", lines=True) as shown:
                 built.append(build(number, found[number], imagenet, options.out, on_progress=shown))
     _report(console, built, missing)
 
@@ -133,19 +133,3 @@ class MissingFile:
             yield add
         if not self.count:
             self.path.unlink()
-
-
-@contextlib.contextmanager
-def _shown(console: Console, title: str) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress on the screen: a bar on a terminal, else a line when a part is done."""
-    tasks: dict[str, TaskID] = {}
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-
-        def show(part: str, done: int, total: int) -> None:
-            if part not in tasks:
-                tasks[part] = bar.add_task(f"{title} {part}", total=total)
-            bar.update(tasks[part], completed=done)
-            if not console.is_terminal and done == total:
-                console.print(f"{title}: {part}")
-
-        yield show

@@ -1,17 +1,14 @@
 """`luss report`: a page to look at a run with, or the statistics of a data set."""
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from luss.errors import LussError
 from luss.files import read_json
-from stages.commands.base import num_cores
+from stages.commands.base import num_cores, progress_bars
 from stages.running.screen import Console
 
 if TYPE_CHECKING:
@@ -75,7 +72,7 @@ def write_dataset_report(layout: "Layout", out: Path, console: Console, *, worke
 
     if workers < 1:
         raise LussError(f"the number of workers must be at least 1, not {workers}")
-    with _shown(console) as show:
+    with progress_bars(console) as show:
         summary = build_dataset_report(layout, out, workers=workers, on_progress=show)
     table = Table("split", title_justify="left", title=str(layout.root))
     for heading in ("images", "categories", "masks"):
@@ -100,7 +97,7 @@ def write_report(
     from luss.report.build import build_report
 
     source = report_source(run_folder)
-    with _shown(console) as show:
+    with progress_bars(console) as show:
         summary = build_report(
             source, out, max_clusters=max_clusters, images_per_cluster=images_per_cluster, on_progress=show
         )
@@ -110,23 +107,6 @@ def write_report(
     text = f"{summary.num_clusters} clusters with pictures ({summary.num_drawn} drawn now), {size:.1f} MB"
     console.print(text)
     console.print(f"open {summary.page} in a browser")
-
-
-@contextlib.contextmanager
-def _shown(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each thing that is done, on a terminal."""
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=not console.is_terminal,
-    ) as progress:  # fmt: skip
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
-
-        yield show
 
 
 def report_source(folder: Path) -> Any:
