@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from luss.errors import LussError
-from luss.files import read_user_text, write_json, write_text
+from luss.files import read_record, read_user_text, write_json, write_text
 from luss.labels.writer import Labels, check_threshold
 
 FOLDER = "layers"
@@ -391,9 +391,13 @@ def _check(layer: Layer) -> None:
 
 def _read(folder: Path, number: int) -> tuple[Layer, str]:
     """A layer and the fingerprint of its store."""
-    path = _path(folder, number)
+    path, remedy = _path(folder, number), f"delete {folder} to read the labels as stored"
+    if not path.exists():
+        numbers = ", ".join(str(int(found.stem)) for found in sorted(folder.glob("[0-9]*.json"))) or "none"
+        raise LussError(f"there is no layer {number} in {folder}: there is 0, the labels as stored, and {numbers}")
+    # What was merely not opened is not called damaged.
+    content = read_record(path, remedy=remedy)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         fingerprint = str(content.pop("store"))
         for key in ("merged", "names"):
             content[key] = {int(found): value for found, value in content[key].items()}
@@ -401,10 +405,5 @@ def _read(folder: Path, number: int) -> tuple[Layer, str]:
         layer = Layer(**content)
         _check(layer)
         return layer, fingerprint
-    except FileNotFoundError as error:
-        numbers = ", ".join(str(int(found.stem)) for found in sorted(folder.glob("[0-9]*.json"))) or "none"
-        raise LussError(
-            f"there is no layer {number} in {folder}: there is 0, the labels as stored, and {numbers}"
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise LussError(f"{path} is damaged ({error}): delete {folder} to read the labels as stored") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise LussError(f"{path} is damaged ({error}): {remedy}") from error

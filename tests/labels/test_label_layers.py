@@ -1,8 +1,10 @@
 """Edits of pseudo labels: small layers over the stored maps, which stay as they are."""
 
 import doctest
+import errno
 import hashlib
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -195,7 +197,7 @@ def test_layers_of_other_label_maps_are_refused(folder: Path) -> None:
 def test_a_damaged_layer_names_the_file_and_the_fix(folder: Path, name: str, content: str) -> None:
     add(folder, drop=(1,))
     (folder / "pseudo_labels" / "labels" / "layers" / name).write_text(content)
-    with pytest.raises(LussError, match=f"{name} is damaged.*delete"):
+    with pytest.raises(LussError, match=f"{name} is (damaged|not valid JSON).*delete"):
         LabelStore.open(folder)
 
 
@@ -284,3 +286,18 @@ def test_an_edit_that_was_killed_before_it_counted_is_taken_up_by_its_repetition
     # Another edit of the first layer is another layer.
     store.layers.use(1)
     assert add(folder, merge=((4, 5),)).layer.number == 3
+
+
+def test_a_layer_that_was_merely_not_opened_is_not_called_damaged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(folder, drop=(1,))
+
+    def refuse(path: Path) -> bytes:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(LussError) as caught:
+        LabelStore.open(folder, layer=1)
+    assert "delete" not in str(caught.value)
+    assert "ulimit -n" in str(caught.value)
