@@ -225,10 +225,20 @@ def remove_dead(folder: Path, pattern: str = "*") -> None:
         folder: Need not exist.
         pattern: Names of the files that they were to become; "**/*" looks in all folders below, too.
     """
-    above, _, name = pattern.rpartition("/")
-    for left in folder.glob(f"{above}/.{name}.*{TEMPORARY_SUFFIX}".lstrip("/")):
+    for left in _temporaries(folder, pattern):
         if writer_lives(left) is False:
             _remove(left)
+
+
+def remove_partials(folder: Path, pattern: str = "*") -> None:
+    """As `remove_dead`, whoever the writers are: for who may be sure that none of them lives, on other machines too."""
+    for left in _temporaries(folder, pattern):
+        _remove(left)
+
+
+def _temporaries(folder: Path, pattern: str) -> Iterator[Path]:
+    above, _, name = pattern.rpartition("/")
+    return folder.glob(f"{above}/.{name}.*{TEMPORARY_SUFFIX}".lstrip("/"))
 
 
 def writer_lives(temporary: Path) -> bool | None:

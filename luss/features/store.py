@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, read_record, replacing, write_json
+from luss.files import read_record, remove_partials, replacing, write_json
 from luss.refusals import refuse
 
 FeatureDtype = Literal["float16", "float32"]
@@ -163,8 +163,7 @@ class FeatureWriter:
                 f"{len(missing)} of {self.num_shards} feature shards are missing in {self.folder} "
                 f"(first: {missing[0]}): {_REMEDY}"
             )
-        for leftover in self.folder.glob(f".shard-*{TEMPORARY_SUFFIX}"):
-            leftover.unlink(missing_ok=True)
+        remove_partials(self.folder, "shard-*")
         # A store of another shard size or fewer rows may have left shards beyond the last one.
         surplus = (shard_path(self.folder, shard) for shard in itertools.count(self.num_shards))
         for path in itertools.takewhile(Path.exists, surplus):

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from luss.errors import LussError
-from luss.files import TEMPORARY_SUFFIX, replacing
+from luss.files import remove_partials, replacing
 from luss.refusals import refuse
 
 FORMAT_VERSION = 1
@@ -167,8 +167,7 @@ class LabelWriter:
             searched = threshold_source == "validation"
             file.attrs.update(threshold=float(threshold), threshold_source=threshold_source, used_labels=searched)
             _write_index(file, self.folder, len(self.shard_ranges))
-        for leftover in self.folder.glob(f".*.h5.*{TEMPORARY_SUFFIX}"):  # of writers that were killed
-            leftover.unlink(missing_ok=True)
+        remove_partials(self.folder, "*.h5")
         return path
 
     def _attributes(self) -> dict[str, Any]:

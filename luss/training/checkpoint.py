@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from luss.files import TEMPORARY_SUFFIX, replacing
+from luss.files import remove_partials, replacing
 from luss.refusals import refuse
 
 _NAME = re.compile(r"step-(\d{9})\.pt")
@@ -47,8 +47,7 @@ def checkpoints(folder: Path) -> list[Path]:
     """Checkpoint files of a folder, oldest first."""
     if not folder.is_dir():
         return []
-    for left in folder.glob(f".*{TEMPORARY_SUFFIX}"):
-        left.unlink(missing_ok=True)
+    remove_partials(folder)
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 

@@ -14,12 +14,12 @@ from typing import Any
 from luss.config import RUN_CONFIG, to_yaml
 from luss.errors import LussError
 from luss.files import (
-    TEMPORARY_SUFFIX,
     Kind,
     checksum,
     create_text,
     read_record,
     remove_dead,
+    remove_partials,
     write_json,
     write_text,
 )
@@ -182,11 +182,10 @@ class StageFolder:
 
     def _remove_leftovers(self) -> None:
         """But not among masks, which are many: who makes a shard of them clears its own."""
-        for path in [self.place.folder, *self.place.folder.iterdir()]:
+        remove_partials(self.place.folder)
+        for path in self.place.folder.iterdir():
             if path.is_dir() and path.name != MASKS:
-                find = path.glob if path == self.place.folder else path.rglob
-                for left in find(f".*{TEMPORARY_SUFFIX}"):
-                    left.unlink(missing_ok=True)
+                remove_partials(path, "**/*")
 
     def seconds_before(self) -> float:
         """Work time of earlier, interrupted tries."""
