@@ -137,6 +137,17 @@ class Stage(ABC, Generic[Block]):
         """The identity of what `reader`, a stage that needs this one, reads of the product that `record` tells of; None where it is not done."""
         return record.get("id")
 
+    def try_step(self, run: RunSettings, num_images: int) -> None:
+        """Tries, before any image is read, whether a training can take a step with its settings; other stages have nothing to try.
+
+        Args:
+            run: The run's settings.
+            num_images: Images of a process in one pass; as many as tell one from many are enough.
+
+        Raises:
+            LussError: It cannot.
+        """
+
     @abstractmethod
     def run(self, context: StageContext) -> dict[str, Any]:
         """Does the work, continuing what is on disk.

@@ -8,10 +8,10 @@ from luss.labels.source import LabelSource
 from luss.models.heads import start_convolutions
 from luss.models.io import load_backbone, save_segmenter
 from luss.models.segmenter import SegmentationNetwork
-from luss.settings import FinetuneSettings
-from luss.tasks.segmentation import LabelledCrops, SegmentationTask
+from luss.settings import FinetuneSettings, RunSettings
+from luss.tasks.segmentation import LabelledCrops, SegmentationTask, noise_crops
 from stages.base import AnyStage, BlockOf, Stage, StageContext
-from stages.parts.training import train
+from stages.parts.training import first_backbone, train, try_forward
 
 
 class Labels(Protocol):
@@ -53,6 +53,13 @@ class Finetune(Stage[FinetuneSettings]):
     def extra_identity(self, run_folder: Path) -> tuple[str, str]:
         """The edits of the labels."""
         return self.learn_from.edits(run_folder)
+
+    def try_step(self, run: RunSettings, num_images: int) -> None:
+        """With labels that are all background."""
+        settings = self.block(run)
+        network = SegmentationNetwork(first_backbone(run, settings.output_stride), run.cluster.num_clusters)
+        task = SegmentationTask(network, ignored_id=self.learn_from.ignored_id)
+        try_forward(self.name, task, noise_crops(settings, num_images), num_images)
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains backbone and a new head from the newest checkpoint to the end."""

@@ -11,7 +11,7 @@ from luss.settings import PixelAttentionSettings, RunSettings, ViewSettings, no_
 from luss.tasks.attention import AttentionTask, attention_clustering
 from stages.base import AnyStage, BlockOf, Stage, StageContext
 from stages.parts.images import train_manifest
-from stages.parts.training import plateau, train
+from stages.parts.training import first_backbone, plateau, train, try_forward
 
 
 def attention_settings(run: RunSettings) -> PixelAttentionSettings:
@@ -49,6 +49,13 @@ class PixelAttentionStage(Stage[PixelAttentionSettings]):
         shared, stride = settings.shared, settings.target_stride
         return load_attended(first, context.of(self), shared=shared, target_stride=stride).to(context.device)
 
+    def try_step(self, run: RunSettings, num_images: int) -> None:
+        """With a clustering head of its own."""
+        settings = self.block(run)
+        task = AttentionTask(first_backbone(run), settings, None)
+        dataset = ViewDataset([], _views(settings), seed=0, max_pixels=1)
+        try_forward(self.name, task, dataset.noise(num_images), num_images)
+
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""
         run, settings = context.run, self.block(context.run)
@@ -65,16 +72,21 @@ class PixelAttentionStage(Stage[PixelAttentionSettings]):
         else:
             pretrained = attention_clustering(head.settings, settings, backbone.num_channels, head.state)
         task = AttentionTask(backbone, settings, pretrained)
-        groups = [settings.views]
-        if settings.saliency.weight:
-            # The teacher needs the border of the whole photograph, in its own colours.
-            size = settings.views.size
-            groups.append(ViewSettings(count=1, size=size, scale=(1.0, 1.0), flip=0.0, colours=no_colours()))
         images = [train_manifest(context.run_folder)]
-        dataset = ViewDataset(images, groups, seed=run.seed, max_pixels=run.data.max_pixels)
+        dataset = ViewDataset(images, _views(settings), seed=run.seed, max_pixels=run.data.max_pixels)
         steps = train(context, task, dataset, settings)
         if processes.rank() == 0:
             save_tensors(context.folder / "attention.safetensors", task.attention.state_dict())
             if settings.batch_norm == "drifting":
                 save_backbone(context.folder, backbone, backbone.export())
         return {"steps": steps, **plateau(context, task.clustering.settings.num_prototypes)}
+
+
+def _views(settings: PixelAttentionSettings) -> list[ViewSettings]:
+    """The groups of views that `AttentionTask` wants."""
+    groups = [settings.views]
+    if settings.saliency.weight:
+        # The teacher needs the border of the whole photograph, in its own colours.
+        size = settings.views.size
+        groups.append(ViewSettings(count=1, size=size, scale=(1.0, 1.0), flip=0.0, colours=no_colours()))
+    return groups

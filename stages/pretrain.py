@@ -1,6 +1,7 @@
 """Stage 1: learns a representation without labels."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from luss.methods.saved import save_heads
 from luss.methods.start import start_method
 from luss.models.io import save_backbone
 from luss.models.weight_files import content_mark
-from luss.settings import PretrainSettings
+from luss.settings import PretrainSettings, RunSettings
 from stages.base import Stage, StageContext
 from stages.parts.images import pretrain_manifests
-from stages.parts.training import plateau, train
+from stages.parts.training import plateau, train, try_forward
 
 _GIVEN = "given.json"
 
@@ -49,6 +50,14 @@ class Pretrain(Stage[PretrainSettings]):
         mark = content_mark([Path(str(file)) for file in record["files"]])
         changed = mark and mark != record["mark"]
         return (mark, f"the weights {record['source']} are others now") if changed else ("", "")
+
+    def try_step(self, run: RunSettings, num_images: int) -> None:
+        """The learner with random weights: given ones were looked at by themselves."""
+        settings = self.block(run)
+        plain = replace(settings, weights="", backbone=replace(settings.backbone, weights="random"))
+        method = start_method(plain, categories=lambda: torch.arange(2)).method
+        dataset = ViewDataset([], method.views, seed=0, max_pixels=1, patch=method.backbone.patch or 16)
+        try_forward(self.name, method, dataset.noise(num_images), num_images)
 
     def run(self, context: StageContext) -> dict[str, Any]:
         """Trains from the newest checkpoint to the end and exports."""

@@ -187,10 +187,20 @@ class ViewDataset(Dataset[dict[str, Any]]):
         epoch, index = key
         generator = sample_generator(self.seed, epoch, index)
         index, image, original, unreadable = self.images.readable(index)
+        return {**self._sample(generator, image, original), "index": index, "unreadable": unreadable}
+
+    def _sample(self, generator: np.random.Generator, image: Image.Image, original: tuple[int, int]) -> dict[str, Any]:
         groups = [self._views(generator, image, original, group) for group in self.groups]
         # Masks are drawn last: a learner's views are the same with and without them.
         masks = [self._masks(generator, group) for group in self.groups]
-        return {"groups": groups, "masks": masks, "index": index, "size": original, "unreadable": unreadable}
+        return {"groups": groups, "masks": masks, "size": original}
+
+    def noise(self, num_images: int) -> Views:
+        """A batch as the loader gives it, of noise: for trying a step before there are images."""
+        generator = np.random.default_rng(self.seed)
+        image = Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        samples = [self._sample(generator, image, image.size) for _ in range(num_images)]
+        return self.collate([{**sample, "index": index, "unreadable": []} for index, sample in enumerate(samples)])
 
     def _masks(self, generator: np.random.Generator, group: ViewSettings) -> NDArray[np.bool_] | None:
         grid = (group.size // self.patch, group.size // self.patch)

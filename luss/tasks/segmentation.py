@@ -81,6 +81,15 @@ class LabelledCrops(Dataset[dict[str, Any]]):
         return LabelledBatch(image, colours, label.long(), [entry for each in samples for entry in each["unreadable"]])
 
 
+def noise_crops(settings: FinetuneSettings, num_images: int) -> LabelledBatch:
+    """A batch as the loader gives it, of noise that is all background: for trying a step before there are labels."""
+    generator, side = np.random.default_rng(0), settings.size // settings.label_stride
+    images = generator.integers(0, 256, (num_images, 3, settings.size, settings.size), dtype=np.uint8)
+    colours = np.stack([draw_colours(generator, settings.colours) for _ in range(num_images)])
+    labels = torch.zeros(num_images, side, side, dtype=torch.int64)
+    return LabelledBatch(torch.from_numpy(images), torch.from_numpy(colours), labels, [])
+
+
 class SegmentationTask(Task):
     """Cross-entropy between upsampled logits and labels."""
 

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from luss import processes
 from luss.clustering.faiss_engine import faiss_is_installed
 from luss.data.imagenet_s import IGNORE, Layout, category_ids
 from luss.errors import LussError
@@ -44,6 +47,7 @@ def preflight(run: RunSettings, console: Console) -> None:
     _check_engines(run)
     _check_network(run, console)
     _check_weights(run)
+    _check_steps(run)
 
 
 def check_sizes(run: RunSettings, console: Console | None = None) -> None:
@@ -80,10 +84,10 @@ def check_processes(run: RunSettings, num_tasks: Mapping[str, int]) -> None:
     Raises:
         LussError: One does not.
     """
-    for name, processes in num_tasks.items():
+    for name, number in num_tasks.items():
         block = STAGES[name].block(run)
         if isinstance(block, TrainSettings):
-            share_of_batch(block.batch_size, block.accumulate, key=name, processes=processes)
+            share_of_batch(block.batch_size, block.accumulate, key=name, processes=number)
 
 
 def _check_data(run: RunSettings, layout: Layout, console: Console) -> None:
@@ -169,6 +173,19 @@ def _check_weights(run: RunSettings) -> None:
     if not block.method.USES_LABELS:
         # How many categories there are is not known yet.
         start_method(block)
+
+
+def _check_steps(run: RunSettings) -> None:
+    """Tries a step of every training that is to begin: a norm over one value, and whatever else a network refuses, is known after a second."""
+    states = States(run)
+    for stage in stages_of(run).values():
+        block = stage.block(states.run)
+        if not isinstance(block, TrainSettings) or not block.epochs or states.kind(stage) in ("done", "partial"):
+            continue
+        # A norm that is synchronised sees the images of all processes.
+        sharing = 1 if block.sync_batch_norm else processes.world_size()
+        with torch.random.fork_rng(devices=[]):
+            stage.try_step(states.run, max(1, min(block.images_a_pass // sharing, 2)))
 
 
 def _check_image_sizes(run: RunSettings, own: Mapping[str, AnyStage], backbone: Backbone, console: Console) -> None:
